@@ -1,1 +1,8 @@
-//! x
+//! The tables of tidings as SeaORM entities, one a file, and nothing else.
+
+pub mod aggregates;
+pub mod database_settings;
+pub mod event_streams;
+pub mod events;
+pub mod partition_locks;
+pub mod streams;

@@ -1,0 +1,8 @@
+//! PostgreSQL's functions and triggers, one file each.
+
+/// The statements in the order of their installation.
+pub const CODE: &[&str] = &[
+    include_str!("../sql/postgres/functions/tidings_append_events.sql"),
+    include_str!("../sql/postgres/functions/tidings_append_entries.sql"),
+    include_str!("../sql/postgres/triggers.sql"),
+];

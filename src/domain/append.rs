@@ -1,0 +1,80 @@
+//! What an append comes to: where it went, or why it was refused. Floor 0.
+
+use super::{AggregateType, EventId, Position, Timestamp, Version};
+
+/// Where an event went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendedEvent {
+    /// Its place in the partition's log.
+    pub position: Position,
+    /// Its place in its aggregate.
+    pub version: Version,
+    /// When it was appended.
+    pub created_at: Timestamp,
+}
+
+/// Where an entry went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendedEntry {
+    /// Its place in the partition's log of entries.
+    pub entry_position: Position,
+    /// Its place in the stream.
+    pub position: Position,
+    /// When it was appended.
+    pub created_at: Timestamp,
+}
+
+/// What became of one request to append; `T` says where one of its events or entries went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<T> {
+    /// All of it was appended.
+    Appended(Vec<T>),
+    /// All of its ids are there already and stand for the same: nothing was appended.
+    Duplicate,
+    /// It was refused; nothing was appended.
+    Refused(Refusal),
+}
+
+/// Why an append was refused. `index` is the event in the request, from 0.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The aggregate has another version than the expected one.
+    #[error("the aggregate is at version {actual}, not {expected}")]
+    VersionConflict {
+        /// The event in the request.
+        index: usize,
+        /// The version that the request expected.
+        expected: Version,
+        /// The version that the aggregate has.
+        actual: Version,
+    },
+    /// The stream is at another position than the expected one.
+    #[error("the stream is at position {actual}, not {expected}")]
+    PositionConflict {
+        /// The position that the request expected.
+        expected: Position,
+        /// The position that the stream is at.
+        actual: Position,
+    },
+    /// The aggregate is of another type.
+    #[error("the aggregate is a {actual}, not a {expected}")]
+    TypeMismatch {
+        /// The event in the request.
+        index: usize,
+        /// The type in the request.
+        expected: AggregateType,
+        /// The type that the aggregate has.
+        actual: AggregateType,
+    },
+    /// The id stands for something else already.
+    #[error("the id {id} stands for something else already")]
+    IdReused {
+        /// The event in the request.
+        index: usize,
+        /// The id.
+        id: EventId,
+    },
+    /// The database refuses a value of the request.
+    #[error("the database refuses a value of this request")]
+    ValueRefused,
+}

@@ -1,0 +1,41 @@
+//! The words of the event store: ids, names, versions, positions, cursors, events, aggregates, stream entries.
+//! Floor 0: pure values; no async, no I/O, no clock of its own.
+
+pub mod access;
+pub mod aggregate;
+pub mod append;
+pub mod clock;
+pub mod cursor;
+pub mod entry;
+pub mod event;
+pub mod filter;
+pub mod id;
+pub mod json;
+pub mod judge;
+pub mod name;
+pub mod partition;
+pub mod timestamp;
+pub mod version;
+
+pub use access::{Caller, RequestId, Role};
+pub use aggregate::Aggregate;
+pub use clock::{Clock, SystemClock};
+pub use cursor::{Cursor, CursorError, Place};
+pub use entry::{Entry, NewEntry, Stream};
+pub use event::{Event, NewEvent};
+pub use filter::EventFilter;
+pub use id::{AggregateId, DatabaseId, EventId};
+pub use json::{Json, JsonError};
+pub use name::{AggregateType, EventType, NameError, StreamName};
+pub use partition::{Partition, PartitionCount};
+pub use timestamp::Timestamp;
+pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
+
+/// Which end of a list comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Ascending: in the order of the log.
+    OldestFirst,
+    /// Descending: the newest comes first.
+    NewestFirst,
+}

@@ -1,0 +1,151 @@
+//! What the two databases do differently, with the same hooks in both: the only place that knows which one it is. Floor 2.
+
+mod postgres;
+mod sqlite;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::{
+    DatabaseConnection, DbErr, Value,
+    sea_query::{Expr, SimpleExpr},
+};
+use uuid::Uuid;
+
+use super::{OpenError, StoreError};
+use crate::{
+    config::{self, DatabaseKind},
+    domain::{
+        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
+        append::{AppendedEntry, AppendedEvent, Outcome},
+    },
+};
+
+/// The hooks. What the methods promise is said where the store offers them.
+#[async_trait]
+pub(super) trait Backend: Send + Sync {
+    /// The database's name in the API.
+    fn kind(&self) -> &'static str;
+
+    /// The pool for reading.
+    fn readers(&self) -> &DatabaseConnection;
+
+    /// The connection for migrating; all of its statements use the same session.
+    fn migrator(&self) -> &DatabaseConnection;
+
+    /// Keeps other servers from migrating meanwhile.
+    async fn lock_migrations(&self) -> Result<(), StoreError>;
+
+    /// Lets other servers migrate again.
+    async fn unlock_migrations(&self) -> Result<(), StoreError>;
+
+    /// Gets ready to serve, once the tables are there.
+    async fn after_open(&self) -> Result<(), StoreError>;
+
+    /// Closes all connections.
+    async fn close(&self);
+
+    /// Tells a driver's faults apart.
+    fn classify(&self, error: DbErr) -> StoreError;
+
+    /// The condition that a column holds one of the ids.
+    fn uuid_in(&self, column: Expr, ids: &mut dyn Iterator<Item = Uuid>) -> SimpleExpr;
+
+    /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
+    fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);
+
+    /// A relation (partition, name, low, high) as SQL and its values, `$1` being the first.
+    fn name_ranges(&self, ranges: &[(Partition, &str, i64, i64)]) -> (String, Vec<Value>);
+
+    /// See [`super::Store::append_events`].
+    async fn append_events(
+        &self,
+        partition: Partition,
+        requests: &[&[NewEvent]],
+        now: Timestamp,
+    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
+
+    /// See [`super::Store::append_events_across`].
+    async fn append_events_across(
+        &self,
+        parts: &[(Partition, Vec<NewEvent>)],
+        now: Timestamp,
+    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
+
+    /// See [`super::Store::append_entries`].
+    async fn append_entries(
+        &self,
+        partition: Partition,
+        entries: &[&NewEntry],
+        now: Timestamp,
+    ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError>;
+
+    /// See [`super::Store::create_aggregate`].
+    async fn create_aggregate(
+        &self,
+        partition: Partition,
+        id: AggregateId,
+        aggregate_type: &AggregateType,
+        now: Timestamp,
+    ) -> Result<(Aggregate, bool), StoreError>;
+
+    /// See [`super::Store::doorbell`].
+    fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;
+}
+
+/// Tells the servers on one database that there is something to read. Rings may get lost: the truth is the tables.
+#[async_trait]
+pub trait Doorbell: Send + Sync {
+    /// Rings at all servers, this one too.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn ring(&self, text: &str) -> Result<(), StoreError>;
+
+    /// Hears rings until the connection is lost: each is handed to `heard`.
+    ///
+    /// # Errors
+    /// Always, in the end: why there is nothing more to hear.
+    async fn listen(&self, heard: &(dyn for<'r> Fn(&'r str) + Send + Sync)) -> Result<std::convert::Infallible, StoreError>;
+}
+
+/// Connects to the database that the configuration names. With `make` a SQLite file that is not there is made.
+pub(super) async fn open(config: &config::Database, make: bool) -> Result<Arc<dyn Backend>, OpenError> {
+    match config.url.kind() {
+        DatabaseKind::Sqlite => Ok(Arc::new(sqlite::Sqlite::open(config, make).await?)),
+        DatabaseKind::Postgres => Ok(Arc::new(postgres::Postgres::open(config).await?)),
+    }
+}
+
+/// The parts of a driver's error that tell it apart: whether it came before anything was sent, and the database's code.
+pub(super) enum Fault {
+    BeforeSending(DbErr),
+    Coded(String, DbErr),
+    Broken(DbErr),
+    Other(DbErr),
+}
+
+impl Fault {
+    pub(super) fn of(error: DbErr) -> Self {
+        use sea_orm::{RuntimeErr, sqlx};
+        let sqlx_error = match &error {
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => return Self::BeforeSending(error),
+            DbErr::Exec(RuntimeErr::SqlxError(sqlx_error)) | DbErr::Query(RuntimeErr::SqlxError(sqlx_error)) => sqlx_error,
+            _ => return Self::Other(error),
+        };
+        match sqlx_error.as_ref() {
+            sqlx::Error::Database(database) => match database.code() {
+                Some(code) => {
+                    let code = code.into_owned();
+                    Self::Coded(code, error)
+                }
+                None => Self::Other(error),
+            },
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::BeforeSending(error),
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
+                Self::Broken(error)
+            }
+            _ => Self::Other(error),
+        }
+    }
+}

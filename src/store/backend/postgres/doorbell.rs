@@ -1,0 +1,50 @@
+//! The doorbell between servers on one PostgreSQL: NOTIFY, after the commit, on a connection of its own. Floor 2.
+
+use std::convert::Infallible;
+
+use async_trait::async_trait;
+use sea_orm::{
+    DatabaseConnection,
+    sqlx::{self, postgres::PgListener},
+};
+
+use super::{Doorbell, not_acquired, while_running};
+use crate::store::StoreError;
+
+const CHANNEL: &str = "tidings";
+
+pub(super) struct PostgresDoorbell {
+    url: String,
+    pool: DatabaseConnection,
+}
+
+impl PostgresDoorbell {
+    pub(super) fn new(url: &str, pool: DatabaseConnection) -> Self {
+        Self { url: url.to_owned(), pool }
+    }
+}
+
+#[async_trait]
+impl Doorbell for PostgresDoorbell {
+    async fn ring(&self, text: &str) -> Result<(), StoreError> {
+        sqlx::query("SELECT pg_notify($1, $2)")
+            .bind(CHANNEL)
+            .bind(text)
+            .execute(self.pool.get_postgres_connection_pool())
+            .await
+            .map(drop)
+            .map_err(while_running)
+    }
+
+    async fn listen(&self, heard: &(dyn for<'r> Fn(&'r str) + Send + Sync)) -> Result<Infallible, StoreError> {
+        let mut listener = PgListener::connect(&self.url).await.map_err(not_acquired)?;
+        listener.listen(CHANNEL).await.map_err(while_running)?;
+        loop {
+            // The driver connects again by itself and says so by an empty answer: what was rung meanwhile is lost.
+            match listener.try_recv().await.map_err(while_running)? {
+                Some(ring) => heard(ring.payload()),
+                None => heard(""),
+            }
+        }
+    }
+}

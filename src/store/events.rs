@@ -1,0 +1,163 @@
+//! The table `events`: appending to it and reading from it. Floor 2.
+
+use std::collections::HashMap;
+
+use entity::events::{Column, Entity};
+use sea_orm::{
+    Statement,
+    sea_query::{self, Expr, ExprTrait, Query, SelectStatement},
+};
+
+use super::{Store, StoreError, rows};
+use crate::domain::{
+    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, NewEvent, Order, Partition, Position, Version,
+    append::{AppendedEvent, Outcome},
+};
+
+/// Which events of one aggregate: those of versions `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventRange {
+    /// The aggregate.
+    pub aggregate_id: AggregateId,
+    /// The first version.
+    pub first: Version,
+    /// The last version.
+    pub last: Version,
+}
+
+/// Which events of one partition's log to read: the positions above `above` and up to `up_to`, in an order.
+#[derive(Clone, Copy, Debug)]
+pub struct EventScan<'a> {
+    /// The partition.
+    pub partition: Partition,
+    /// Only positions above this one.
+    pub above: Position,
+    /// Only positions up to this one.
+    pub up_to: Position,
+    /// What must hold for them.
+    pub filter: &'a EventFilter,
+    /// From which end.
+    pub order: Order,
+    /// How many at most.
+    pub limit: u64,
+}
+
+impl Store {
+    /// Appends a batch of requests to one partition in one transaction. Each request is judged on its own.
+    ///
+    /// No id may come twice in a batch, and every aggregate must lie in the partition.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing was appended, unless the outcome is unknown.
+    pub async fn append_events(
+        &self,
+        partition: Partition,
+        requests: &[&[NewEvent]],
+    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
+        self.backend.append_events(partition, requests, self.clock.now()).await
+    }
+
+    /// Appends one request with events of several partitions in one transaction: the locks of the partitions are taken
+    /// in ascending order, and one refusal undoes all. The parts must be in ascending order of their partitions.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing was appended, unless the outcome is unknown.
+    pub async fn append_events_across(
+        &self,
+        parts: &[(Partition, Vec<NewEvent>)],
+    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
+        self.backend.append_events_across(parts, self.clock.now()).await
+    }
+
+    /// Finds events by their ids over all partitions, all in one statement.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_by_id(&self, ids: &[EventId]) -> Result<HashMap<EventId, Event>, StoreError> {
+        let mut select = select_events();
+        select
+            .and_where(Expr::col(Column::PartitionNo).is_in(self.partitions.iter().map(Partition::number)))
+            .and_where(self.backend.uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)));
+        let rows = self.select(&select).await?;
+        rows.iter().map(|row| rows::event(row).map(|event| (event.id, event))).collect()
+    }
+
+    /// Reads a part of one partition's log.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn scan_events(&self, scan: &EventScan<'_>) -> Result<Vec<Event>, StoreError> {
+        if scan.above >= scan.up_to {
+            return Ok(Vec::new());
+        }
+        let mut select = select_events();
+        select
+            .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
+            .and_where(Expr::col(Column::Position).gt(scan.above.0))
+            .and_where(Expr::col(Column::Position).lte(scan.up_to.0))
+            .limit(scan.limit);
+        // In one aggregate the versions are in the order of the positions, and have the index.
+        let by = if scan.filter.aggregate_id.is_some() { Column::Version } else { Column::Position };
+        select.order_by(by, sql_order(scan.order));
+        where_filter(&mut select, scan.filter);
+        self.select(&select).await?.iter().map(rows::event).collect()
+    }
+
+    /// Reads ranges of several aggregates in one statement; the events come in no order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_in_ranges(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
+        let keys: Vec<_> = ranges
+            .iter()
+            .map(|range| {
+                let partition = self.partitions.of_aggregate(range.aggregate_id);
+                (partition, range.aggregate_id.0, i64::from(range.first.0), i64::from(range.last.0))
+            })
+            .collect();
+        let (relation, values) = self.backend.uuid_ranges(&keys);
+        let sql = format!(
+            "WITH ranges (no, id, low, high) AS ({relation}) \
+             SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
+             CAST(e.event_data AS text), CAST(e.event_metadata AS text), e.version, e.created_at \
+             FROM ranges r JOIN events e \
+             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high",
+        );
+        let backend = self.backend.readers().get_database_backend();
+        let rows = self.read(Statement::from_sql_and_values(backend, sql, values)).await?;
+        rows.iter().map(rows::event).collect()
+    }
+}
+
+/// The order of a statement for an order of a list.
+pub(super) fn sql_order(order: Order) -> sea_query::Order {
+    match order {
+        Order::OldestFirst => sea_query::Order::Asc,
+        Order::NewestFirst => sea_query::Order::Desc,
+    }
+}
+
+fn select_events() -> SelectStatement {
+    rows::select_event(&mut Query::select()).from(Entity).to_owned()
+}
+
+fn where_filter(select: &mut SelectStatement, filter: &EventFilter) {
+    if let Some(id) = filter.aggregate_id {
+        select.and_where(Expr::col(Column::AggregateId).eq(id.0));
+    }
+    if let Some(types) = &filter.aggregate_types {
+        select.and_where(Expr::col(Column::AggregateType).is_in(types.iter().map(AggregateType::as_str)));
+    }
+    if let Some(types) = &filter.event_types {
+        select.and_where(Expr::col(Column::EventType).is_in(types.iter().map(EventType::as_str)));
+    }
+    if let Some(id) = &filter.correlation_id {
+        select.and_where(Expr::cust("(event_metadata ->> 'correlationId')").eq(id.as_str()));
+    }
+    if let Some(from) = filter.created_from {
+        select.and_where(Expr::col(Column::CreatedAt).gte(from.to_utc()));
+    }
+    if let Some(before) = filter.created_before {
+        select.and_where(Expr::col(Column::CreatedAt).lt(before.to_utc()));
+    }
+}

@@ -1,0 +1,101 @@
+//! The store: the only user of the database. Floor 2. No transaction leaves it.
+//!
+//! What the two databases do differently lies in [`backend`]; one file here for each family of tables.
+
+mod aggregates;
+mod backend;
+mod error;
+mod events;
+mod heads;
+mod open;
+mod rows;
+mod streams;
+
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::{ConnectionTrait, QueryResult, Statement, sea_query::SelectStatement};
+
+pub use backend::Doorbell;
+use backend::Backend;
+pub use error::{OpenError, StoreError};
+pub use events::{EventRange, EventScan};
+pub use heads::Heads;
+pub use streams::EntryRange;
+
+use crate::domain::{Clock, DatabaseId, PartitionCount};
+
+/// An open database.
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    database_id: DatabaseId,
+    partitions: PartitionCount,
+    statements: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Store {
+    /// The id of the database.
+    #[must_use]
+    pub fn database_id(&self) -> DatabaseId {
+        self.database_id
+    }
+
+    /// How many partitions the database has.
+    #[must_use]
+    pub fn partitions(&self) -> PartitionCount {
+        self.partitions
+    }
+
+    /// Which database it is: `sqlite` or `postgres`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.backend.kind()
+    }
+
+    /// How many statements have read from the database since the start.
+    #[must_use]
+    pub fn statements_read(&self) -> u64 {
+        self.statements.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// What tells servers on one database that there is something to read; `None` where only one server can be.
+    #[must_use]
+    pub fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {
+        self.backend.doorbell()
+    }
+
+    /// Asks the database for a sign of life.
+    ///
+    /// # Errors
+    /// When it gives none within `time_out`.
+    pub async fn ping(&self, time_out: Duration) -> Result<(), StoreError> {
+        match tokio::time::timeout(time_out, self.backend.readers().ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.backend.classify(error)),
+            Err(_) => Err(StoreError::Unreachable(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout))),
+        }
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.backend.close().await;
+    }
+
+    /// Reads rows. A pooled connection may have died while nobody used it, so a lost one is tried once again.
+    async fn select(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, StoreError> {
+        self.read(self.backend.readers().get_database_backend().build(select)).await
+    }
+
+    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+        self.statements.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match self.read_once(statement.clone()).await {
+            Err(StoreError::ConnectionLost(_)) => self.read_once(statement).await,
+            answer => answer,
+        }
+    }
+
+    async fn read_once(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+        self.backend.readers().query_all_raw(statement).await.map_err(|error| self.backend.classify(error))
+    }
+}

@@ -1,0 +1,142 @@
+//! Rows to values of the domain. The columns come in the order of the lists here. Floor 2.
+
+use chrono::{DateTime, Utc};
+use entity::{aggregates, event_streams, events};
+use sea_orm::{
+    DbErr, QueryResult, TryGetable,
+    sea_query::{Expr, ExprTrait, IntoColumnRef, SelectStatement, SimpleExpr},
+};
+use uuid::Uuid;
+
+use super::StoreError;
+use crate::domain::{
+    Aggregate, AggregateId, AggregateType, Entry, Event, EventId, EventType, Json, Partition, Position, StreamName,
+    Timestamp, Version,
+};
+
+/// JSON as text: PostgreSQL has it in a form of its own.
+fn json_text(column: impl IntoColumnRef) -> SimpleExpr {
+    Expr::col(column).cast_as("text")
+}
+
+/// Adds the columns that [`event`] reads.
+pub(super) fn select_event(select: &mut SelectStatement) -> &mut SelectStatement {
+    use events::{Column, Entity};
+    select
+        .column((Entity, Column::PartitionNo))
+        .column((Entity, Column::Position))
+        .column((Entity, Column::Id))
+        .column((Entity, Column::AggregateId))
+        .column((Entity, Column::AggregateType))
+        .column((Entity, Column::EventType))
+        .expr(json_text((Entity, Column::EventData)))
+        .expr(json_text((Entity, Column::EventMetadata)))
+        .column((Entity, Column::Version))
+        .column((Entity, Column::CreatedAt))
+}
+
+/// Adds the columns that [`entry`] reads.
+pub(super) fn select_entry(select: &mut SelectStatement) -> &mut SelectStatement {
+    use event_streams::{Column, Entity};
+    select
+        .column((Entity, Column::PartitionNo))
+        .column((Entity, Column::EntryPosition))
+        .column((Entity, Column::StreamName))
+        .column((Entity, Column::Position))
+        .column((Entity, Column::EventId))
+        .column((Entity, Column::EventType))
+        .expr(json_text((Entity, Column::EventData)))
+        .column((Entity, Column::CreatedAt))
+}
+
+/// Adds the columns that [`aggregate`] reads.
+pub(super) fn select_aggregate(select: &mut SelectStatement) -> &mut SelectStatement {
+    use aggregates::Column;
+    select.columns([
+        Column::Id,
+        Column::AggregateType,
+        Column::CurrentVersion,
+        Column::CreatedAt,
+        Column::UpdatedAt,
+    ])
+}
+
+/// Reads the columns of [`select_event`].
+pub(super) fn event(row: &QueryResult) -> Result<Event, StoreError> {
+    let mut row = Row::of(row);
+    Ok(Event {
+        partition: row.partition()?,
+        position: Position(row.next()?),
+        id: EventId(row.next()?),
+        aggregate_id: AggregateId(row.next()?),
+        aggregate_type: AggregateType::stored(row.next()?),
+        event_type: EventType::stored(row.next()?),
+        data: Json::stored(row.next()?),
+        metadata: Json::stored(row.next()?),
+        version: Version(row.next()?),
+        created_at: row.instant()?,
+    })
+}
+
+/// Reads the columns of [`select_entry`].
+pub(super) fn entry(row: &QueryResult) -> Result<Entry, StoreError> {
+    let mut row = Row::of(row);
+    Ok(Entry {
+        partition: row.partition()?,
+        entry_position: Position(row.next()?),
+        stream_name: StreamName::stored(row.next()?),
+        position: Position(row.next()?),
+        event_id: EventId(row.next()?),
+        event_type: EventType::stored(row.next()?),
+        data: Json::stored(row.next()?),
+        created_at: row.instant()?,
+    })
+}
+
+/// Reads the columns of [`select_aggregate`].
+pub(super) fn aggregate(row: &QueryResult) -> Result<Aggregate, StoreError> {
+    let mut row = Row::of(row);
+    Ok(Aggregate {
+        id: AggregateId(row.next::<Uuid>()?),
+        aggregate_type: AggregateType::stored(row.next()?),
+        version: Version(row.next()?),
+        created_at: row.instant()?,
+        updated_at: row.instant()?,
+    })
+}
+
+/// A row that is read column by column.
+pub(super) struct Row<'a> {
+    row: &'a QueryResult,
+    column: usize,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn of(row: &'a QueryResult) -> Self {
+        Self { row, column: 0 }
+    }
+
+    /// The next column's value.
+    pub(super) fn next<T: TryGetable>(&mut self) -> Result<T, StoreError> {
+        let value = self.row.try_get_by_index(self.column).map_err(unreadable)?;
+        self.column += 1;
+        Ok(value)
+    }
+
+    /// The next column as the number of a partition.
+    pub(super) fn partition(&mut self) -> Result<Partition, StoreError> {
+        let number = self.next::<i16>()?;
+        u8::try_from(number)
+            .map(Partition)
+            .map_err(|_| StoreError::Inconsistent(format!("there is no partition {number}")))
+    }
+
+    /// The next column as an instant.
+    pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
+        Ok(self.next::<DateTime<Utc>>()?.into())
+    }
+}
+
+fn unreadable(error: DbErr) -> StoreError {
+    StoreError::Inconsistent(format!("a row cannot be read: {error}"))
+}
