@@ -1,6 +1,8 @@
 //! What an append comes to: where it went, or why it was refused. Floor 0.
 
-use super::{AggregateType, EventId, Position, Timestamp, Version};
+use std::sync::Arc;
+
+use super::{AggregateType, Entry, Event, EventId, Partition, Position, Timestamp, Version};
 
 /// Where an event went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,15 @@ pub enum Outcome<T> {
     Duplicate,
     /// It was refused; nothing was appended.
     Refused(Refusal),
+}
+
+/// What was committed to one log, in its order.
+#[derive(Clone, Debug)]
+pub enum Committed {
+    /// Events of a partition.
+    Events(Partition, Vec<Arc<Event>>),
+    /// Stream entries of a partition.
+    Entries(Partition, Vec<Arc<Entry>>),
 }
 
 /// Why an append was refused. `index` is the event in the request, from 0.
@@ -77,4 +88,18 @@ pub enum Refusal {
     /// The database refuses a value of the request.
     #[error("the database refuses a value of this request")]
     ValueRefused,
+}
+
+impl Refusal {
+    /// The same refusal with the event's place in another list.
+    #[must_use]
+    pub fn at(mut self, place: impl Fn(usize) -> usize) -> Self {
+        match &mut self {
+            Self::VersionConflict { index, .. } | Self::TypeMismatch { index, .. } | Self::IdReused { index, .. } => {
+                *index = place(*index);
+            }
+            Self::PositionConflict { .. } | Self::ValueRefused => {}
+        }
+        self
+    }
 }

@@ -11,7 +11,7 @@ use sea_orm::{
 
 use super::{Store, StoreError, rows, rows::Row};
 use crate::domain::{
-    Entry, NewEntry, Partition, Position, Stream, StreamName,
+    Entry, EventId, NewEntry, Partition, Position, Stream, StreamName,
     append::{AppendedEntry, Outcome},
 };
 
@@ -116,6 +116,19 @@ impl Store {
             .order_by(event_streams::Column::Position, Order::Asc)
             .limit(limit);
         self.select(&select).await?.iter().map(rows::entry).collect()
+    }
+
+    /// Finds an entry by its event's id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn entry_by_event_id(&self, name: &StreamName, id: EventId) -> Result<Option<Entry>, StoreError> {
+        let mut select = select_entries();
+        select
+            .and_where(Expr::col(event_streams::Column::PartitionNo).eq(self.partitions.of_stream(name).number()))
+            .and_where(Expr::col(event_streams::Column::StreamName).eq(name.as_str()))
+            .and_where(Expr::col(event_streams::Column::EventId).eq(id.0));
+        self.select(&select).await?.first().map(rows::entry).transpose()
     }
 
     /// Reads ranges of several streams in one statement; the entries come in no order.

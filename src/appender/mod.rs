@@ -1,0 +1,247 @@
+//! Group commit: writers hand in requests, one task for each partition and log commits whatever waits as one batch. Floor 3.
+//!
+//! Batches form without waiting: while one is committed the next gathers, so they grow just as fast as load does.
+
+mod error;
+mod log;
+mod queue;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use error::{AppendError, Reason};
+
+use crate::{
+    config::Limits,
+    domain::{
+        Entry, Event, EventId, NewEntry, NewEvent, Partition,
+        append::{AppendedEvent, Committed, Outcome, Refusal},
+    },
+    store::{Store, StoreError},
+};
+use log::{EntryLog, EventLog};
+use queue::Queue;
+
+/// Appends over several partitions that run at the same time.
+const APPENDS_ACROSS_AT_ONCE: usize = 4;
+/// How often a transaction that had to give way to another one is tried.
+pub(crate) const TRIES_WHEN_GIVING_WAY: usize = 20;
+
+/// Called with what was committed, in the order of its log, after each commit.
+pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
+
+/// What an append came to.
+#[derive(Clone, Debug)]
+pub struct Appended<T> {
+    /// What is stored now, in the order of the request.
+    pub stored: Vec<Arc<T>>,
+    /// Whether it was there already and nothing was appended.
+    pub duplicate: bool,
+}
+
+/// The appender of a database.
+pub struct Appender {
+    store: Store,
+    events: Vec<Queue<EventLog>>,
+    entries: Vec<Queue<EntryLog>>,
+    on_commit: OnCommit,
+    across: Semaphore,
+    across_bytes: Semaphore,
+    request_timeout: Duration,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Appender {
+    /// Starts the tasks of all partitions.
+    #[must_use]
+    pub fn start(store: Store, limits: &Limits, on_commit: OnCommit) -> Self {
+        let stopping = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let partitions = store.partitions();
+        let events = partitions
+            .iter()
+            .map(|partition| Queue::start(&tasks, &stopping, EventLog::new(&store, partition), limits, &on_commit))
+            .collect();
+        let entries = partitions
+            .iter()
+            .map(|partition| Queue::start(&tasks, &stopping, EntryLog::new(&store, partition), limits, &on_commit))
+            .collect();
+        tasks.close();
+        Self {
+            store,
+            events,
+            entries,
+            on_commit,
+            across: Semaphore::new(APPENDS_ACROSS_AT_ONCE),
+            across_bytes: Semaphore::new(limits.max_queue_bytes.min(Semaphore::MAX_PERMITS)),
+            request_timeout: limits.request_timeout,
+            stopping,
+            tasks,
+        }
+    }
+
+    /// Appends events, to one or more aggregates: all of them or none. No id may be in the list twice.
+    ///
+    /// # Errors
+    /// When the append is refused, or the database cannot take it now.
+    pub async fn append_events(&self, events: Vec<NewEvent>) -> Result<Appended<Event>, AppendError> {
+        let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+        match timeout(self.request_timeout, self.append_events_untimed(events, &ids)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AppendError::timed_out(ids)),
+        }
+    }
+
+    /// Appends an entry to a stream.
+    ///
+    /// # Errors
+    /// When the append is refused, or the database cannot take it now.
+    pub async fn append_entry(&self, entry: NewEntry) -> Result<Appended<Entry>, AppendError> {
+        let ids = vec![entry.event_id];
+        match timeout(self.request_timeout, self.append_entry_untimed(entry)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AppendError::timed_out(ids)),
+        }
+    }
+
+    /// Commits what was accepted, accepts nothing more, and returns when all tasks have ended.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.wait().await;
+    }
+
+    async fn append_events_untimed(
+        &self,
+        events: Vec<NewEvent>,
+        ids: &[EventId],
+    ) -> Result<Appended<Event>, AppendError> {
+        let partitions = self.store.partitions();
+        let Some(first) = events.first().map(|event| partitions.of_aggregate(event.aggregate_id)) else {
+            return Ok(Appended { stored: Vec::new(), duplicate: false });
+        };
+        self.refuse_ids_of_other_partitions(&events).await?;
+        let outcome = if events.iter().all(|event| partitions.of_aggregate(event.aggregate_id) == first) {
+            self.events[first.index()].submit(events).await?
+        } else {
+            self.append_across(events).await?
+        };
+        match outcome {
+            Outcome::Appended(stored) => Ok(Appended { stored, duplicate: false }),
+            Outcome::Duplicate => Ok(Appended { stored: self.stored_events(ids).await?, duplicate: true }),
+            Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
+        }
+    }
+
+    async fn append_entry_untimed(&self, entry: NewEntry) -> Result<Appended<Entry>, AppendError> {
+        let partition = self.store.partitions().of_stream(&entry.stream_name);
+        let (name, id) = (entry.stream_name.clone(), entry.event_id);
+        match self.entries[partition.index()].submit(entry).await? {
+            Outcome::Appended(stored) => Ok(Appended { stored, duplicate: false }),
+            Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
+            Outcome::Duplicate => {
+                let stored = self.store.entry_by_event_id(&name, id).await.map_err(AppendError::while_reading)?;
+                let stored = stored.ok_or_else(|| AppendError::vanished(id))?;
+                Ok(Appended { stored: vec![Arc::new(stored)], duplicate: true })
+            }
+        }
+    }
+
+    /// An id means one thing in the whole database, and the log of a partition knows only its own.
+    async fn refuse_ids_of_other_partitions(&self, events: &[NewEvent]) -> Result<(), AppendError> {
+        let partitions = self.store.partitions();
+        let given: Vec<EventId> = events.iter().filter(|event| event.id_is_given).map(|event| event.id).collect();
+        if partitions.get() == 1 || given.is_empty() {
+            return Ok(());
+        }
+        let known = self.store.events_by_id(&given).await.map_err(AppendError::while_reading)?;
+        let reused = events.iter().position(|event| {
+            known.get(&event.id).is_some_and(|known| known.partition != partitions.of_aggregate(event.aggregate_id))
+        });
+        match reused {
+            Some(index) => Err(AppendError::Refused(Refusal::IdReused { index, id: events[index].id })),
+            None => Ok(()),
+        }
+    }
+
+    /// One transaction over several partitions, beside their queues.
+    async fn append_across(&self, events: Vec<NewEvent>) -> Result<Outcome<Arc<Event>>, AppendError> {
+        let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let _room = self.across_bytes.try_acquire_many(bytes).map_err(|_| AppendError::full())?;
+        if self.stopping.is_cancelled() {
+            return Err(AppendError::stopping());
+        }
+        let _turn = self.across.acquire().await.map_err(|_| AppendError::stopping())?;
+
+        let partitions = self.store.partitions();
+        let mut places: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
+        for (index, event) in events.iter().enumerate() {
+            places.entry(partitions.of_aggregate(event.aggregate_id)).or_default().push(index);
+        }
+        let parts: Vec<(Partition, Vec<NewEvent>)> = places
+            .iter()
+            .map(|(partition, indices)| (*partition, indices.iter().map(|&index| events[index].clone()).collect()))
+            .collect();
+        let outcomes = self.commit_across(&parts, &events).await?;
+
+        if let Some(refusal) = first_refusal(&outcomes, &places, &events) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
+        for (((partition, part), outcome), indices) in parts.into_iter().zip(outcomes).zip(places.values()) {
+            let Outcome::Appended(appended) = outcome else { return Ok(Outcome::Duplicate) };
+            let part = log::stored_events(partition, part, appended);
+            for (&index, event) in indices.iter().zip(&part) {
+                stored[index] = Some(event.clone());
+            }
+            (self.on_commit)(Committed::Events(partition, part));
+        }
+        Ok(Outcome::Appended(stored.into_iter().flatten().collect()))
+    }
+
+    async fn commit_across(
+        &self,
+        parts: &[(Partition, Vec<NewEvent>)],
+        events: &[NewEvent],
+    ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
+        let ids = || events.iter().map(|event| event.id).collect();
+        let mut tries = 1;
+        loop {
+            match self.store.append_events_across(parts).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
+                Err(StoreError::ValueRefused(_)) => return Err(AppendError::Refused(Refusal::ValueRefused)),
+                Err(error) => return Err(AppendError::of_store(Arc::new(error), ids())),
+            }
+        }
+    }
+
+    async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<Arc<Event>>, AppendError> {
+        let mut stored = self.store.events_by_id(ids).await.map_err(AppendError::while_reading)?;
+        ids.iter().map(|id| stored.remove(id).map(Arc::new).ok_or_else(|| AppendError::vanished(*id))).collect()
+    }
+}
+
+/// The refusal of a request over several partitions: a part's own, or that only some of its parts are known.
+fn first_refusal<T>(
+    outcomes: &[Outcome<T>],
+    places: &BTreeMap<Partition, Vec<usize>>,
+    events: &[NewEvent],
+) -> Option<Refusal> {
+    for (outcome, indices) in outcomes.iter().zip(places.values()) {
+        if let Outcome::Refused(refusal) = outcome {
+            return Some(refusal.clone().at(|index| indices[index]));
+        }
+    }
+    let known = |(outcome, _): &(&Outcome<T>, _)| matches!(outcome, Outcome::Duplicate);
+    let duplicates = outcomes.iter().zip(places.values()).filter(known).count();
+    if duplicates == 0 || duplicates == outcomes.len() {
+        return None;
+    }
+    let (_, indices) = outcomes.iter().zip(places.values()).find(known)?;
+    let index = *indices.first()?;
+    Some(Refusal::IdReused { index, id: events[index].id })
+}

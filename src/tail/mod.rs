@@ -1,0 +1,186 @@
+//! Reading live: each log is read once, and all who follow it share what was read. Floor 3.
+//!
+//! A follower is a place in the log and nothing else: it reads on behind that place, from the window in memory where
+//! that reaches back far enough, from the database where it does not. So history and live are one thing, a slow
+//! follower costs no memory, and nothing is lost or repeated in between. The doorbell only ever says "look".
+
+mod events;
+mod stream;
+mod watch;
+mod window;
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch as heads_watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use events::{EventFollower, EventStep};
+pub use stream::StreamFollower;
+
+use crate::{
+    config::Limits,
+    domain::{Entry, Event, EventFilter, Partition, Place, Position, StreamName, append::Committed},
+    store::{Store, StoreError},
+};
+use window::{Extended, Logged, Window};
+
+/// Why following did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The place lies above the newest one.
+    #[error("the place lies above the newest one")]
+    NotReached {
+        /// The newest place, or the newest position of the stream.
+        head: Head,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The newest place of what is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// Of the log of events.
+    Log(Place),
+    /// Of a stream.
+    Stream(Position),
+}
+
+/// The tail of a database's logs.
+pub struct Tail {
+    store: Store,
+    events: LogTail<Event>,
+    entries: LogTail<Entry>,
+    /// Rung when the tables may hold more than the windows.
+    look: Notify,
+    /// Rung when this server has committed something that other servers want to know.
+    committed: Notify,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The tail of one log in all its partitions.
+struct LogTail<T> {
+    windows: Vec<Window<T>>,
+    /// How far the windows reach; followers wait for it to change.
+    heads: heads_watch::Sender<Vec<Position>>,
+}
+
+impl<T: Logged> LogTail<T> {
+    fn new(heads: Vec<Position>, max_bytes: usize) -> Self {
+        let windows = heads.iter().map(|head| Window::new(*head, max_bytes)).collect();
+        Self { windows, heads: heads_watch::Sender::new(heads) }
+    }
+
+    fn extend(&self, partition: Partition, rows: &[Arc<T>]) -> Extended {
+        let extended = self.windows[partition.index()].extend(rows);
+        if let Extended::To(head) = extended {
+            self.tell(partition, head);
+        }
+        extended
+    }
+
+    /// Only ever forward: two who extend a window one after the other may get here in the other order.
+    fn tell(&self, partition: Partition, head: Position) {
+        self.heads.send_if_modified(|heads| {
+            let moves_on = head > heads[partition.index()];
+            if moves_on {
+                heads[partition.index()] = head;
+            }
+            moves_on
+        });
+    }
+
+    fn is_followed(&self) -> bool {
+        self.heads.receiver_count() > 0
+    }
+}
+
+impl Tail {
+    /// Starts following the logs from their present heads.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn start(store: Store, limits: &Limits) -> Result<Arc<Self>, StoreError> {
+        let heads = store.heads().await?;
+        let tail = Arc::new(Self {
+            events: LogTail::new(heads.events, limits.tail_window_bytes),
+            entries: LogTail::new(heads.entries, limits.tail_window_bytes),
+            look: Notify::new(),
+            committed: Notify::new(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            store,
+        });
+        tail.tasks.spawn(watch::look(tail.clone()));
+        if let Some(doorbell) = tail.store.doorbell() {
+            tail.tasks.spawn(watch::ring(tail.clone(), doorbell.clone()));
+            tail.tasks.spawn(watch::listen(tail.clone(), doorbell));
+        }
+        tail.tasks.close();
+        Ok(tail)
+    }
+
+    /// Takes in what this server has committed, so that it need not be read again.
+    pub fn take_committed(&self, committed: Committed) {
+        let extended = match committed {
+            Committed::Events(partition, events) => self.events.extend(partition, &events),
+            Committed::Entries(partition, entries) => self.entries.extend(partition, &entries),
+        };
+        if extended == Extended::Gap {
+            self.look.notify_one();
+        }
+        self.committed.notify_one();
+    }
+
+    /// Follows the events behind a place; without one, those that come after now.
+    ///
+    /// # Errors
+    /// When the place lies above the newest one, or the database fails.
+    pub async fn follow_events(
+        self: &Arc<Self>,
+        after: Option<Place>,
+        filter: EventFilter,
+        progress: bool,
+    ) -> Result<EventFollower, FollowError> {
+        let heads = self.events.heads.subscribe();
+        let newest = self.store.heads().await?.events;
+        let place = match after {
+            None => newest.clone(),
+            Some(place) if place.behind.iter().zip(&newest).any(|(place, newest)| place > newest) => {
+                return Err(FollowError::NotReached { head: Head::Log(Place::behind(newest)) });
+            }
+            Some(place) => place.behind,
+        };
+        self.look.notify_one();
+        Ok(EventFollower::new(self.clone(), heads, place, newest, filter, progress))
+    }
+
+    /// Follows the entries of a stream behind a position; without one, those that come after now.
+    ///
+    /// # Errors
+    /// When the position lies above the newest one, or the database fails.
+    pub async fn follow_stream(
+        self: &Arc<Self>,
+        name: StreamName,
+        after: Option<Position>,
+    ) -> Result<StreamFollower, FollowError> {
+        let heads = self.entries.heads.subscribe();
+        let streams = self.store.streams_by_name(std::slice::from_ref(&name)).await?;
+        let newest = streams.get(&name).map_or(Position::START, |stream| stream.last_position);
+        if let Some(after) = after
+            && after > newest
+        {
+            return Err(FollowError::NotReached { head: Head::Stream(newest) });
+        }
+        self.look.notify_one();
+        Ok(StreamFollower::new(self.clone(), heads, name, after.unwrap_or(newest)))
+    }
+
+    /// Ends all tasks.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.wait().await;
+    }
+}

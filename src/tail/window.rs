@@ -1,0 +1,180 @@
+//! The newest part of one partition's log, kept in memory for everybody who follows it. Floor 3.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use crate::domain::{Entry, Event, Position};
+
+/// What a log consists of.
+pub(super) trait Logged: Send + Sync + 'static {
+    /// Its place in its partition's log.
+    fn log_position(&self) -> Position;
+
+    /// About how much memory it takes.
+    fn memory_bytes(&self) -> usize;
+}
+
+impl Logged for Event {
+    fn log_position(&self) -> Position {
+        self.position
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.size_bytes()
+    }
+}
+
+impl Logged for Entry {
+    fn log_position(&self) -> Position {
+        self.entry_position
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.size_bytes()
+    }
+}
+
+/// What became of new rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extended {
+    /// The window reaches up to here now.
+    To(Position),
+    /// It had them already.
+    Unchanged,
+    /// Rows are missing between the window and these.
+    Gap,
+}
+
+/// A window of rows without a gap, up to its head; bounded in bytes.
+#[derive(Debug)]
+pub(super) struct Window<T> {
+    state: RwLock<State<T>>,
+    max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    rows: VecDeque<Arc<T>>,
+    head: Position,
+    bytes: usize,
+}
+
+impl<T: Logged> Window<T> {
+    /// An empty window behind `head`.
+    pub(super) fn new(head: Position, max_bytes: usize) -> Self {
+        Self { state: RwLock::new(State { rows: VecDeque::new(), head, bytes: 0 }), max_bytes }
+    }
+
+    /// Up to where the window reaches.
+    pub(super) fn head(&self) -> Position {
+        self.read().head
+    }
+
+    /// At most `limit` rows behind `after`; `None` where the window begins later, so that the database has to be read.
+    pub(super) fn rows_after(&self, after: Position, limit: usize) -> Option<Vec<Arc<T>>> {
+        let state = self.read();
+        let before_first = state.head.0 - i64::try_from(state.rows.len()).unwrap_or(i64::MAX);
+        let skip = usize::try_from(after.0 - before_first).ok()?;
+        Some(state.rows.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    /// Takes rows in, in the order of their positions, each one above the other.
+    pub(super) fn extend(&self, rows: &[Arc<T>]) -> Extended {
+        let mut state = self.write();
+        let before = state.head;
+        for row in rows {
+            let position = row.log_position();
+            if position <= state.head {
+                continue;
+            }
+            if position != state.head.next() {
+                return Extended::Gap;
+            }
+            state.head = position;
+            state.bytes += row.memory_bytes();
+            state.rows.push_back(row.clone());
+        }
+        while state.bytes > self.max_bytes
+            && let Some(row) = state.rows.pop_front()
+        {
+            state.bytes -= row.memory_bytes();
+        }
+        if state.head == before { Extended::Unchanged } else { Extended::To(state.head) }
+    }
+
+    /// Moves on without the rows in between: whoever wants them reads the database.
+    pub(super) fn skip_to(&self, head: Position) {
+        let mut state = self.write();
+        if head > state.head {
+            *state = State { rows: VecDeque::new(), head, bytes: 0 };
+        }
+    }
+
+    // Nothing panics while it holds the lock, and a state that was left is a whole one.
+    fn read(&self) -> RwLockReadGuard<'_, State<T>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Row(i64);
+
+    impl Logged for Row {
+        fn log_position(&self) -> Position {
+            Position(self.0)
+        }
+
+        fn memory_bytes(&self) -> usize {
+            10
+        }
+    }
+
+    fn rows(positions: std::ops::RangeInclusive<i64>) -> Vec<Arc<Row>> {
+        positions.map(|position| Arc::new(Row(position))).collect()
+    }
+
+    fn positions(rows: Option<Vec<Arc<Row>>>) -> Option<Vec<i64>> {
+        rows.map(|rows| rows.iter().map(|row| row.0).collect())
+    }
+
+    #[test]
+    fn a_window_gives_the_rows_behind_a_place() {
+        let window = Window::new(Position(5), 1000);
+        assert_eq!(window.extend(&rows(6..=9)), Extended::To(Position(9)));
+        assert_eq!(positions(window.rows_after(Position(5), 100)), Some(vec![6, 7, 8, 9]));
+        assert_eq!(positions(window.rows_after(Position(7), 1)), Some(vec![8]));
+        assert_eq!(positions(window.rows_after(Position(9), 100)), Some(vec![]));
+    }
+
+    #[test]
+    fn what_lies_before_the_window_has_to_be_read_from_the_database() {
+        let window = Window::new(Position(5), 30);
+        window.extend(&rows(6..=9));
+        assert_eq!(positions(window.rows_after(Position(4), 100)), None);
+        assert_eq!(positions(window.rows_after(Position(5), 100)), None, "the row at 6 was dropped for room");
+        assert_eq!(positions(window.rows_after(Position(6), 100)), Some(vec![7, 8, 9]));
+    }
+
+    #[test]
+    fn a_window_has_no_gap_and_no_repeat() {
+        let window = Window::new(Position(0), 1000);
+        assert_eq!(window.extend(&rows(1..=3)), Extended::To(Position(3)));
+        assert_eq!(window.extend(&rows(2..=4)), Extended::To(Position(4)));
+        assert_eq!(window.extend(&rows(6..=7)), Extended::Gap);
+        assert_eq!(window.extend(&rows(1..=4)), Extended::Unchanged);
+        assert_eq!(window.head(), Position(4));
+        window.skip_to(Position(6));
+        assert_eq!(positions(window.rows_after(Position(4), 100)), None);
+        assert_eq!(window.extend(&rows(7..=7)), Extended::To(Position(7)));
+    }
+}
