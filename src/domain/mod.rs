@@ -1,0 +1,3 @@
+//! Stub of floor 0.
+
+pub mod access;
