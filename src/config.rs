@@ -2,16 +2,17 @@
 //!
 //! Every section has a `Default` with the documented values, so that a program or a test can build a [`Config`] by hand.
 
+mod limits;
 mod values;
 
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use thiserror::Error;
-use url::Url;
 
+pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
-use values::{SecretParser, parse_bytes, parse_duration};
+use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
 
 /// Everything that can be set.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -149,110 +150,6 @@ pub struct Access {
     pub tokens: Vec<Token>,
 }
 
-/// What the server takes at most. Whatever is above is refused with a clear error.
-#[derive(Args, Clone, Debug, PartialEq)]
-#[command(next_help_heading = "Limits")]
-pub struct Limits {
-    /// Size of a request's body, or of a message on a websocket
-    #[arg(long, env = "TIDINGS_MAX_REQUEST_BYTES", value_name = "SIZE", default_value = "16MiB", value_parser = parse_bytes)]
-    pub max_request_bytes: usize,
-
-    /// Size of one event's data, as JSON
-    #[arg(long, env = "TIDINGS_MAX_EVENT_BYTES", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bytes)]
-    pub max_event_bytes: usize,
-
-    /// Levels of fields in an operation
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_DEPTH",
-        value_name = "N",
-        default_value = "15"
-    )]
-    pub max_depth: usize,
-
-    /// Complexity of an operation: its fields, those of a list counted for each element that it can return
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_COMPLEXITY",
-        value_name = "N",
-        default_value = "50000"
-    )]
-    pub max_complexity: usize,
-
-    /// Events in one appendEvents
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_EVENTS_PER_APPEND",
-        value_name = "N",
-        default_value = "1000"
-    )]
-    pub max_events_per_append: usize,
-
-    /// Operations that run at the same time on one websocket
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_SUBSCRIPTIONS_PER_CONNECTION",
-        value_name = "N",
-        default_value = "100"
-    )]
-    pub max_subscriptions_per_connection: usize,
-
-    /// Open connections of clients, websockets among them
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_CONNECTIONS",
-        value_name = "N",
-        default_value = "10000"
-    )]
-    pub max_connections: usize,
-
-    /// Appends that wait for their turn, in each partition
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_QUEUE_REQUESTS",
-        value_name = "N",
-        default_value = "10000"
-    )]
-    pub max_queue_requests: usize,
-
-    /// Size of the appends that wait for their turn, in each partition
-    #[arg(long, env = "TIDINGS_MAX_QUEUE_BYTES", value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
-    pub max_queue_bytes: usize,
-
-    /// Events that are committed together
-    #[arg(
-        long,
-        env = "TIDINGS_MAX_BATCH_EVENTS",
-        value_name = "N",
-        default_value = "512"
-    )]
-    pub max_batch_events: usize,
-
-    /// How long a query or mutation may take
-    #[arg(long, env = "TIDINGS_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
-    pub request_timeout: Duration,
-
-    /// How long a client may take to send the head of a request, and how long a connection may be idle between two
-    #[arg(long, env = "TIDINGS_HEADER_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
-    pub header_timeout: Duration,
-
-    /// How long a new websocket may take to send connection_init
-    #[arg(long, env = "TIDINGS_CONNECTION_INIT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
-    pub connection_init_timeout: Duration,
-
-    /// How long a client may take nothing of what is sent to it, before its connection is closed
-    #[arg(long, env = "TIDINGS_SEND_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
-    pub send_timeout: Duration,
-
-    /// How often a websocket is pinged; one that is silent for three times as long is closed
-    #[arg(long, env = "TIDINGS_KEEP_ALIVE", value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
-    pub keep_alive: Duration,
-
-    /// How much of the newest log is kept in memory for subscriptions, for each partition and log
-    #[arg(long, env = "TIDINGS_TAIL_WINDOW_BYTES", value_name = "SIZE", default_value = "16MiB", value_parser = parse_bytes)]
-    pub tail_window_bytes: usize,
-}
-
 /// What the server tells about its work, on standard error.
 #[derive(Args, Clone, Debug, PartialEq)]
 #[command(next_help_heading = "Log")]
@@ -315,44 +212,13 @@ impl Config {
             "--listen: other machines could write to this server without a token; add --token admin=SECRET (or \
              TIDINGS_TOKEN), or listen on 127.0.0.1",
         );
-        let limits = &self.limits;
-        for (name, value) in [
-            ("max-request-bytes", limits.max_request_bytes),
-            ("max-event-bytes", limits.max_event_bytes),
-            ("max-depth", limits.max_depth),
-            ("max-complexity", limits.max_complexity),
-            ("max-events-per-append", limits.max_events_per_append),
-            (
-                "max-subscriptions-per-connection",
-                limits.max_subscriptions_per_connection,
-            ),
-            ("max-connections", limits.max_connections),
-            ("max-queue-requests", limits.max_queue_requests),
-            ("max-queue-bytes", limits.max_queue_bytes),
-            ("max-batch-events", limits.max_batch_events),
-            ("tail-window-bytes", limits.tail_window_bytes),
-        ] {
-            require(value > 0, &format!("--{name}: must be at least 1"));
-        }
-        require(
-            limits.max_event_bytes <= limits.max_request_bytes,
-            "--max-event-bytes: must not be above --max-request-bytes, or no request could carry such an event",
-        );
-        require(
-            limits.max_queue_bytes >= limits.max_request_bytes,
-            "--max-queue-bytes: must not be below --max-request-bytes, or the largest request could never be queued",
-        );
         for (name, value) in [
             ("database-acquire-timeout", self.database.acquire_timeout),
             ("lock-timeout", self.database.lock_timeout),
-            ("request-timeout", limits.request_timeout),
-            ("header-timeout", limits.header_timeout),
-            ("connection-init-timeout", limits.connection_init_timeout),
-            ("send-timeout", limits.send_timeout),
-            ("keep-alive", limits.keep_alive),
         ] {
             require(!value.is_zero(), &format!("--{name}: must be at least 1ms"));
         }
+        problems.extend(self.limits.problems());
         if problems.is_empty() {
             Ok(())
         } else {
@@ -380,12 +246,6 @@ impl Default for Listen {
 }
 
 impl Default for Access {
-    fn default() -> Self {
-        documented_defaults()
-    }
-}
-
-impl Default for Limits {
     fn default() -> Self {
         documented_defaults()
     }
@@ -429,46 +289,6 @@ pub fn unknown_variables(
         })
         .filter(|name| !known.contains(name))
         .collect()
-}
-
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let numeric = text
-        .strip_prefix("localhost:")
-        .map(|port| format!("127.0.0.1:{port}"));
-    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
-        "expected an IP address (or localhost) and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080".to_owned()
-    })
-}
-
-/// Brings an origin into the form in which browsers send it.
-fn parse_origin(text: &str) -> Result<String, String> {
-    const RIGHT: &str =
-        "expected a scheme and a host, such as https://app.example.com or http://localhost:3000";
-    let url = Url::parse(text).map_err(|_| RIGHT.to_owned())?;
-    let plain = url.path() == "/"
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && url.username().is_empty();
-    if url.host_str().is_none() || !plain || !matches!(url.scheme(), "http" | "https") {
-        return Err(RIGHT.to_owned());
-    }
-    Ok(url.origin().ascii_serialization())
-}
-
-fn parse_host(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if text.is_empty() || !text.bytes().all(plain) {
-        return Err(
-            "expected a host name without scheme and port, such as events.example.com".to_owned(),
-        );
-    }
-    Ok(text.to_ascii_lowercase())
-}
-
-fn parse_filter(text: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| format!("{error}; expected error, warn, info, debug or trace, also for each module: info,tidings::http=debug"))
 }
 
 #[cfg(test)]

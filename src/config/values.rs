@@ -1,6 +1,6 @@
 //! Values of options: byte sizes, durations, the database's URL, tokens. What is secret is never printed. Floor 1.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
 use sha2::{Digest, Sha256};
@@ -253,10 +253,13 @@ impl<T: FromStr<Err = String> + Clone + Send + Sync + 'static> TypedValueParser
         value: &std::ffi::OsStr,
     ) -> Result<T, clap::Error> {
         let name = arg.map(ToString::to_string).unwrap_or_default();
+        let variable = arg
+            .and_then(|arg| Some(format!(" (or {})", arg.get_env()?.to_str()?)))
+            .unwrap_or_default();
         let refuse = |problem: String| {
             command.clone().error(
                 ErrorKind::ValueValidation,
-                format!("the value of '{name}' is wrong: {problem}"),
+                format!("the value of '{name}'{variable} is wrong: {problem}"),
             )
         };
         value
@@ -265,6 +268,46 @@ impl<T: FromStr<Err = String> + Clone + Send + Sync + 'static> TypedValueParser
             .parse()
             .map_err(refuse)
     }
+}
+
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        "expected an IP address (or localhost) and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080".to_owned()
+    })
+}
+
+/// Brings an origin into the form in which browsers send it.
+pub(super) fn parse_origin(text: &str) -> Result<String, String> {
+    const RIGHT: &str =
+        "expected a scheme and a host, such as https://app.example.com or http://localhost:3000";
+    let url = Url::parse(text).map_err(|_| RIGHT.to_owned())?;
+    let plain = url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty();
+    if url.host_str().is_none() || !plain || !matches!(url.scheme(), "http" | "https") {
+        return Err(RIGHT.to_owned());
+    }
+    Ok(url.origin().ascii_serialization())
+}
+
+pub(super) fn parse_host(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if text.is_empty() || !text.bytes().all(plain) {
+        return Err(
+            "expected a host name without scheme and port, such as events.example.com".to_owned(),
+        );
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+pub(super) fn parse_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("{error}; expected error, warn, info, debug or trace, also for each module: info,tidings::http=debug"))
 }
 
 #[cfg(test)]
