@@ -1,6 +1,12 @@
-//! x
-pub mod domain;
-pub mod config;
-pub mod store;
+//! Tidings: a GraphQL event store on SQLite and PostgreSQL.
+//!
+//! [`app::App`] is the event store, [`graphql::Graphql`] its API, and [`http`] serves that API.
+
+pub mod app;
 pub mod appender;
+pub mod config;
+pub mod domain;
+pub mod graphql;
+pub mod http;
+pub mod store;
 pub mod tail;

@@ -1,1 +1,4 @@
-fn main(){}
+//! All tests that run a server, in one binary.
+
+mod http;
+mod support;

@@ -1,0 +1,249 @@
+//! The command line: what can be called, and what each call does. Floor 8.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tidings::{
+    app::App,
+    config::{Config, Database, Log, LogFormat, unknown_variables},
+    graphql::{self, Graphql},
+    http::{self, Server},
+};
+use tokio::time::timeout;
+use tracing_subscriber::EnvFilter;
+
+/// Whatever clients do, the server is gone after this time.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A GraphQL event store: append events, process commands, query read models, and subscribe to streams.
+#[derive(Parser)]
+#[command(name = "tidings", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tidings serve
+      Serve the SQLite file tidings.db on http://127.0.0.1:8080, with a playground to try it out
+  tidings serve --database-url postgres://me:secret@localhost/tidings --listen 127.0.0.1:9000
+      Serve a PostgreSQL database on another port
+  TIDINGS_TOKEN=read=SECRET1,admin=SECRET2 tidings serve --listen 0.0.0.0:8080 --allow-host events.example.com
+      Serve other machines, which need a token
+  tidings serve --help
+      Every option; each is an environment variable as well";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API over HTTP and websockets, and a playground at /
+    #[command(after_help = EXAMPLES)]
+    Serve(Box<Config>),
+    /// Make the tables of a database, or bring them up to date, and end
+    Migrate(Migrate),
+    /// Print the schema of the GraphQL API
+    Schema,
+}
+
+#[derive(Args)]
+struct Migrate {
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    log: Log,
+}
+
+/// Reads the command line and does what it says.
+///
+/// # Errors
+/// What stops the start, with what would be right.
+pub fn run() -> anyhow::Result<()> {
+    let unknown = unknown_variables(
+        &Cli::command(),
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()),
+    );
+    let cli = Cli::parse();
+    if !unknown.is_empty() {
+        bail!(
+            "unknown environment variables: {} (`tidings serve --help` lists those that there are)",
+            unknown.join(", ")
+        );
+    }
+    match cli.command {
+        Command::Serve(config) => {
+            config.check()?;
+            start_log(&config.log);
+            block_on(serve(*config))
+        }
+        Command::Migrate(Migrate { database, log }) => {
+            let config = Config {
+                database,
+                log,
+                ..Config::default()
+            };
+            config.check()?;
+            start_log(&config.log);
+            block_on(migrate(config))
+        }
+        Command::Schema => {
+            print!("{}", graphql::sdl());
+            Ok(())
+        }
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(work);
+    // What hangs in a blocking call does not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+fn start_log(log: &Log) {
+    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+async fn migrate(config: Config) -> anyhow::Result<()> {
+    App::migrate(&config).await?;
+    println!("The tables of {} are up to date.", config.database.url);
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop_signal = StopSignal::listen().context("cannot listen for signals")?;
+    allow_many_open_files();
+    // First the address: a second server on it shall not touch the database.
+    let listener = http::bind(&config).await?;
+    let app = App::start(&config).await?;
+    let graphql = Graphql::new(Arc::clone(&app), &config.limits);
+    let server = http::serve(listener, graphql, Arc::clone(&app), &config)?;
+    greet(&server, &app, &config);
+
+    let stopping = server.stopping();
+    let signal = tokio::select! {
+        name = stop_signal.received() => name,
+        () = stopping.cancelled() => "a fault",
+    };
+    println!("Stopping ({signal}) …");
+    let stop = async {
+        server.stop().await;
+        app.stop().await;
+    };
+    if timeout(STOP_TIMEOUT, stop).await.is_err() {
+        tracing::warn!(
+            "the stop took longer than {} s and was cut short",
+            STOP_TIMEOUT.as_secs()
+        );
+    }
+    Ok(())
+}
+
+fn greet(server: &Server, app: &App, config: &Config) {
+    let mut address = server.local_addr();
+    println!("Tidings {} listens on {address}", env!("CARGO_PKG_VERSION"));
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    println!("  database    {}", app.describe_database());
+    println!("  GraphQL     http://{address}/graphql (websockets too; schema at /schema.graphql)");
+    println!("  playground  http://{address}/");
+    if config.access.tokens.is_empty() {
+        println!(
+            "  access      everybody on this machine may do everything; --token admin=SECRET asks for a token"
+        );
+    } else {
+        println!(
+            "  access      with a token: `Authorization: Bearer SECRET`, or in the payload of connection_init"
+        );
+    }
+}
+
+/// Each connection is an open file, and many systems allow a process 1,024 of them unless it asks for more.
+fn allow_many_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.current != limit.maximum {
+            limit.current = limit.maximum;
+            if let Err(error) = setrlimit(Resource::Nofile, limit) {
+                tracing::warn!(%error, "cannot raise the limit of open files");
+            }
+        }
+    }
+}
+
+/// Ctrl-C, or a supervisor's request to stop.
+struct StopSignal {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl StopSignal {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn received(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl StopSignal {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn received(self) -> &'static str {
+        // Without a signal to wait for, only a fault stops the server.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_serve_is_an_environment_variable_too() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let without: Vec<&str> = serve
+            .get_arguments()
+            .filter(|arg| arg.get_env().is_none())
+            .map(|arg| arg.get_id().as_str())
+            .collect();
+        assert_eq!(without, ["help"; 0]);
+    }
+}

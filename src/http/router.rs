@@ -1,0 +1,268 @@
+//! Every request passes here: its id, the gate, the address that it asks for, and the headers of every answer. Floor 7.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header},
+};
+use hyper::body::Incoming;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_service::Service;
+use uuid::Uuid;
+
+use super::{
+    access::{Gate, Refused},
+    answer::{BAD_USER_INPUT, Media, Refusal},
+    connection::Connection,
+    console, graphql, health, websocket,
+};
+use crate::{app::App, config::Limits, domain::access::RequestId, graphql::Graphql};
+
+/// What all connections of a server share.
+pub(super) struct Shared {
+    pub(super) graphql: Graphql,
+    pub(super) app: Arc<App>,
+    pub(super) gate: Gate,
+    pub(super) limits: Limits,
+    /// Cancelled where the server stops: nothing new is begun.
+    pub(super) stopping: CancellationToken,
+    /// The tasks of open connections.
+    pub(super) tasks: TaskTracker,
+    pub(super) request_ids: RequestIds,
+    pages: Router,
+}
+
+impl Shared {
+    pub(super) fn new(
+        graphql: Graphql,
+        app: Arc<App>,
+        gate: Gate,
+        limits: Limits,
+        stopping: CancellationToken,
+    ) -> Self {
+        let pages = console::router().fallback(nothing_here);
+        let (tasks, request_ids) = (TaskTracker::new(), RequestIds::new());
+        Self {
+            graphql,
+            app,
+            gate,
+            limits,
+            stopping,
+            tasks,
+            request_ids,
+            pages,
+        }
+    }
+}
+
+/// Answers one request.
+pub(super) async fn handle(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    connection.mark_used();
+    let request_id = shared.request_ids.next();
+    tracing::debug!(%request_id, method = %request.method(), path = request.uri().path(), "request");
+    let mut response = match shared.gate.admit(&request) {
+        Ok(cross_origin) => {
+            let preflight_headers = request
+                .headers()
+                .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
+                .cloned();
+            let mut response = route(shared, connection, request, request_id).await;
+            if let Some(origin) = cross_origin {
+                allow_origin(response.headers_mut(), origin, preflight_headers);
+            }
+            response
+        }
+        Err(refused) => refuse(refused),
+    };
+    let headers = response.headers_mut();
+    if shared.gate.allows_origins() {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    headers.insert(X_REQUEST_ID, request_id_value(request_id));
+    tracing::debug!(%request_id, status = response.status().as_u16(), "answer");
+    response
+}
+
+async fn route(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    request_id: RequestId,
+) -> Response<Body> {
+    match request.uri().path() {
+        "/graphql" if request.method() == Method::OPTIONS => options(),
+        "/graphql" if websocket::is_upgrade(&request) => {
+            websocket::upgrade(shared, connection, request, request_id)
+        }
+        "/graphql" => graphql::serve(shared, request, request_id).await,
+        "/healthz" => health::alive(),
+        "/readyz" => health::ready(&shared.app).await,
+        "/schema.graphql" => schema(shared, request.headers()),
+        _ => match shared.pages.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+    }
+}
+
+fn options() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(
+        header::ALLOW,
+        HeaderValue::from_static("GET, POST, OPTIONS"),
+    );
+    response
+}
+
+fn schema(shared: &Shared, headers: &HeaderMap) -> Response<Body> {
+    match shared.gate.role_of_headers(headers) {
+        Ok(_) => plain(StatusCode::OK, shared.graphql.sdl()),
+        Err(_) => Refusal::unauthenticated().answer(Media::Json),
+    }
+}
+
+async fn nothing_here() -> Response<Body> {
+    plain(
+        StatusCode::NOT_FOUND,
+        "There is nothing at this address. The API is at /graphql, its schema at /schema.graphql, the playground at /.\n",
+    )
+}
+
+fn refuse(refused: Refused) -> Response<Body> {
+    match refused {
+        Refused::BadHost => plain(
+            StatusCode::BAD_REQUEST,
+            "The request needs one Host header that holds a name or an address.\n",
+        ),
+        Refused::UnknownHost(host) => plain(
+            StatusCode::MISDIRECTED_REQUEST,
+            format!(
+                "This server does not answer to the name {host}. If clients are to reach it under that name, start it with the option \
+                 --allow-host {host} (or TIDINGS_ALLOW_HOST={host}).\n"
+            ),
+        ),
+        Refused::ForeignOrigin(origin) => {
+            let message = format!(
+                "web pages of the origin {origin} may not use this server; the option --allow-origin (or TIDINGS_ALLOW_ORIGIN) names those that may"
+            );
+            Refusal::new(StatusCode::FORBIDDEN, "FORBIDDEN", message).answer(Media::Json)
+        }
+        Refused::Unauthenticated => Refusal::unauthenticated().answer(Media::Json),
+    }
+}
+
+/// An answer for people.
+pub(super) fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+/// A request that is refused with a text for people and the code of bad input.
+pub(super) fn bad_request(message: &str) -> Response<Body> {
+    Refusal::new(StatusCode::BAD_REQUEST, BAD_USER_INPUT, message).answer(Media::Json)
+}
+
+/// Tells the browser that pages of this origin may read the answer.
+fn allow_origin(
+    headers: &mut HeaderMap,
+    origin: HeaderValue,
+    preflight_headers: Option<HeaderValue>,
+) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("x-request-id"),
+    );
+    if let Some(asked) = preflight_headers {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    }
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_MAX_AGE,
+        HeaderValue::from_static("600"),
+    );
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+fn request_id_value(request_id: RequestId) -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    HeaderValue::from_str(request_id.0.hyphenated().encode_lower(&mut buffer))
+        .expect("a UUID is ASCII")
+}
+
+/// Makes UUIDv7s for requests without a lock or a system call: a counter, scrambled by a secret of the process.
+pub(super) struct RequestIds {
+    secret: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        let (secret, start) = Uuid::new_v4().as_u64_pair();
+        Self {
+            secret,
+            next: AtomicU64::new(start),
+        }
+    }
+
+    pub(super) fn next(&self) -> RequestId {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&scramble(count ^ self.secret).to_be_bytes());
+        random[8..].copy_from_slice(&self.secret.to_be_bytes()[..2]);
+        let now_ms = u64::try_from(now_ms).unwrap_or_default();
+        RequestId(uuid::Builder::from_unix_timestamp_millis(now_ms, &random).into_uuid())
+    }
+}
+
+/// Spreads the bits of a number; different numbers stay different. Source: the finalizer of SplitMix64.
+fn scramble(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn request_ids_are_uuids_of_version_7_and_differ() {
+        let ids = RequestIds::new();
+        let made: HashSet<RequestId> = (0..10_000).map(|_| ids.next()).collect();
+        assert_eq!(made.len(), 10_000);
+        assert!(
+            made.iter()
+                .all(|id| id.0.get_version_num() == 7
+                    && id.0.get_variant() == uuid::Variant::RFC4122)
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! The operations that run on one connection. Floor 7.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_graphql::{Response, parser::types::OperationType};
+use futures_util::{
+    StreamExt,
+    stream::{self, AbortHandle, BoxStream, SelectAll},
+};
+
+use crate::{
+    domain::access::Caller,
+    graphql::Prepared,
+    http::{
+        answer::{complete_codes, is_request_error},
+        graphql::execute,
+        router::Shared,
+    },
+};
+
+/// What an operation has to say.
+pub(super) enum Outcome {
+    /// A result.
+    Next(Response),
+    /// It was refused, and has ended.
+    Refused(Response),
+    /// It has ended.
+    Completed,
+}
+
+/// The operations that run on one connection, by id. They are polled only where somebody waits for the next outcome, so nothing queues up.
+#[derive(Default)]
+pub(super) struct Operations {
+    running: SelectAll<BoxStream<'static, (Arc<str>, Outcome)>>,
+    handles: HashMap<Arc<str>, AbortHandle>,
+}
+
+impl Operations {
+    pub(super) fn len(&self) -> usize {
+        self.handles.len()
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.handles.contains_key(id)
+    }
+
+    /// Starts an operation; its id must not be running.
+    pub(super) fn start(
+        &mut self,
+        id: &str,
+        shared: &Arc<Shared>,
+        prepared: Prepared,
+        caller: Caller,
+    ) {
+        let id: Arc<str> = id.into();
+        let outcomes = outcomes(shared, prepared, caller);
+        let tagged = Arc::clone(&id);
+        let (outcomes, handle) =
+            stream::abortable(outcomes.map(move |outcome| (Arc::clone(&tagged), outcome)));
+        self.running.push(outcomes.boxed());
+        self.handles.insert(id, handle);
+    }
+
+    /// Ends an operation, if it runs.
+    pub(super) fn stop(&mut self, id: &str) {
+        if let Some(handle) = self.handles.remove(id) {
+            handle.abort();
+        }
+    }
+
+    /// The next outcome of any operation; waits where there is none.
+    pub(super) async fn next(&mut self) -> (Arc<str>, Outcome) {
+        let Some((id, outcome)) = self.running.next().await else {
+            return std::future::pending().await;
+        };
+        if matches!(outcome, Outcome::Refused(_) | Outcome::Completed) {
+            self.stop(&id);
+        }
+        (id, outcome)
+    }
+}
+
+fn outcomes(
+    shared: &Arc<Shared>,
+    prepared: Prepared,
+    caller: Caller,
+) -> BoxStream<'static, Outcome> {
+    let is_subscription = prepared.operation == OperationType::Subscription;
+    let responses = if is_subscription {
+        shared.graphql.subscribe(prepared, caller)
+    } else {
+        let shared = Arc::clone(shared);
+        stream::once(async move { execute(&shared, prepared, caller).await }).boxed()
+    };
+    let results = responses.enumerate().map(move |(index, mut response)| {
+        complete_codes(&mut response);
+        if index == 0 && (is_request_error(&response) || is_subscription && is_not_begun(&response))
+        {
+            Outcome::Refused(response)
+        } else {
+            Outcome::Next(response)
+        }
+    });
+    results
+        .chain(stream::once(async { Outcome::Completed }))
+        .boxed()
+}
+
+/// Whether a subscription's field refused to begin: the error's path is the field's own.
+fn is_not_begun(response: &Response) -> bool {
+    !response.errors.is_empty()
+        && response.data == async_graphql::Value::Null
+        && response.errors.iter().all(|error| error.path.len() <= 1)
+}
