@@ -22,7 +22,7 @@ export function Live() {
       </header>
       <ol>
         {rows.map((row) => (
-          <Row key={`${row.feed.id}-${row.number}`} {...row} />
+          <Row key={`${row.feed.id}-${row.number}`} {...row} showName={feeds.length > 1} />
         ))}
       </ol>
     </section>
@@ -41,7 +41,7 @@ function FeedChip({ feed }) {
   );
 }
 
-function Row({ number, at, result, feed }) {
+function Row({ number, at, result, feed, showName }) {
   const summary = result.errors ? result.errors.map(({ message }) => message).join("; ") : oneLine(theOnlyField(result.data));
   return (
     <li className={result.errors ? "failed" : undefined}>
@@ -49,7 +49,7 @@ function Row({ number, at, result, feed }) {
         <summary>
           <time dateTime={at.toISOString()}>{at.toLocaleTimeString([], { hour12: false })}</time>
           <span className="live-name">
-            {feed.name} #{number}
+            {showName && feed.name} #{number}
           </span>
           <code>{summary}</code>
         </summary>
@@ -62,5 +62,5 @@ function Row({ number, at, result, feed }) {
 // A subscription has one root field; its name says nothing new.
 const theOnlyField = (data) => Object.values(data ?? {})[0];
 
-// JSON with bare keys, to fit more into a line; the row opens to the exact result.
-const oneLine = (value) => JSON.stringify(value)?.replaceAll(/(?<!\\)"(\w+)":/g, "$1: ");
+// JSON with bare keys and without the outer braces, to fit more into a line; the row opens to the exact result.
+const oneLine = (value) => JSON.stringify(value)?.replaceAll(/(?<!\\)"(\w+)":/g, "$1:").replace(/^\{(.*)\}$/, "$1");
