@@ -97,7 +97,7 @@ function toErrors(cause) {
   if (cause instanceof CloseEvent) {
     return [{ message: `The connection was closed: ${cause.code} ${cause.reason}`.trim() }];
   }
-  return [{ message: cause?.message ?? "The connection failed." }];
+  return [{ message: cause?.message ?? "There is no connection to the server." }];
 }
 
 // A plain object and not an async generator: `return` must take effect while `next` is waiting.

@@ -17,7 +17,9 @@ export const createFetcher = ({ onAnswer }) => async (params, { headers } = {}) 
   if (operation?.operation === OperationTypeNode.SUBSCRIPTION) {
     return joinFeed({ name: request.operationName ?? "subscription", request, headers: lastHeaders });
   }
-  const answer = await overHttp(request, { headers: lastHeaders });
+  const answer = await overHttp(request, { headers: lastHeaders }).catch((cause) => {
+    throw [{ message: `The server gave no answer that could be read: ${cause.message}` }];
+  });
   if (params.operationName !== "IntrospectionQuery") onAnswer();
   return answer;
 };

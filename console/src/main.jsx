@@ -25,7 +25,7 @@ function Conductor() {
   const { tabs, activeTabIndex, hasSchema } = useGraphiQL((state) => ({
     tabs: state.tabs,
     activeTabIndex: state.activeTabIndex,
-    hasSchema: state.schema !== null,
+    hasSchema: Boolean(state.schema),
   }));
   const { run, introspect } = useGraphiQLActions();
   const activeTab = tabs[activeTabIndex];
