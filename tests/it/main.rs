@@ -1,1 +1,14 @@
-fn main(){}
+//! All tests that need more than one part of the server, in one binary.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests are outside of the domain: fresh ids keep them apart"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that finds what it does not expect is to fail"
+)]
+
+mod architecture;
+mod browser;
+mod harness;
+mod support;
