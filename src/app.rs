@@ -1,89 +1,163 @@
-//! Stub of floor 5.
+//! The event store as a whole: wires store, appender and tail, starts and stops their tasks. Floor 5.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::{
+    appender::Appender,
+    config::Config,
+    domain::{Clock, SystemClock, Timestamp},
+    store::{OpenError, Store, StoreError},
+    tail::Tail,
+};
 
-/// Stub.
+/// How long the database may take to show that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the event store does not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the start failed")]
-pub struct StartError;
+pub enum StartError {
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database was opened and failed then.
+    #[error("the database failed at the start")]
+    Store(#[from] StoreError),
+}
 
-/// Stub.
-#[derive(Debug)]
+/// Whether the server can do its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
-    /// Stub.
+    /// Whether it can.
     pub ready: bool,
-    /// Stub.
+    /// The state of each part.
     pub details: Vec<(String, String)>,
 }
 
-/// Stub.
+/// A running event store.
 pub struct App {
-    stopping: CancellationToken,
+    store: Store,
+    appender: Appender,
+    tail: Arc<Tail>,
+    clock: Arc<dyn Clock>,
     database: String,
-    streams: Mutex<HashMap<String, watch::Sender<i64>>>,
+    started_at: Timestamp,
+    stopping: CancellationToken,
 }
 
 impl App {
-    /// Stub.
+    /// Opens the database of the configuration and starts.
     ///
     /// # Errors
-    /// Never.
-    pub async fn start(config: &Config) -> Result<Arc<App>, StartError> {
+    /// When the database cannot be used; the error says what to do.
+    pub async fn start(config: &Config) -> Result<Arc<Self>, StartError> {
+        Self::start_with(config, Arc::new(SystemClock)).await
+    }
+
+    /// Starts with a clock of the caller's own.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+        let store = Store::open(&config.database, clock.clone()).await?;
+        let tail = Tail::start(store.clone(), &config.limits).await?;
+        let on_commit = {
+            let tail = tail.clone();
+            Arc::new(move |committed| tail.take_committed(committed))
+        };
+        let appender = Appender::start(store.clone(), &config.limits, on_commit);
         Ok(Arc::new(Self {
-            stopping: CancellationToken::new(),
+            store,
+            appender,
+            tail,
+            started_at: clock.now(),
+            clock,
             database: config.database.url.to_string(),
-            streams: Mutex::default(),
+            stopping: CancellationToken::new(),
         }))
     }
-    /// Stub.
+
+    /// Brings the tables of the database up to date.
     ///
     /// # Errors
-    /// Never.
-    pub async fn migrate(_config: &Config) -> Result<(), StartError> {
+    /// When the database cannot be used.
+    pub async fn migrate(config: &Config) -> Result<(), StartError> {
+        let mut database = config.database.clone();
+        database.migrate = true;
+        Store::open(&database, Arc::new(SystemClock)).await?.close().await;
         Ok(())
     }
-    /// Stub.
+
+    /// The store, for reading.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The appender: the way to write to the logs.
+    #[must_use]
+    pub fn appender(&self) -> &Appender {
+        &self.appender
+    }
+
+    /// The tail: the way to follow the logs.
+    #[must_use]
+    pub fn tail(&self) -> &Arc<Tail> {
+        &self.tail
+    }
+
+    /// Where instants and ids come from.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// When the server started.
+    #[must_use]
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    /// Whether the server can do its work now.
     pub async fn ready(&self) -> Readiness {
+        let database = self.store.ping(PING_TIMEOUT).await;
+        let stopping = self.stopping.is_cancelled();
+        let describe = |ready: bool, not_ready: &str| if ready { "ok".to_owned() } else { not_ready.to_owned() };
         Readiness {
-            ready: true,
-            details: vec![("database".to_owned(), "ok".to_owned())],
+            ready: database.is_ok() && !stopping,
+            details: vec![
+                ("database".to_owned(), describe(database.is_ok(), "cannot be reached")),
+                ("server".to_owned(), describe(!stopping, "is stopping")),
+            ],
         }
     }
-    /// Stub.
+
+    /// The database, for people: no password.
+    #[must_use]
     pub fn describe_database(&self) -> String {
-        self.database.clone()
+        let partitions = self.store.partitions().get();
+        let unit = if partitions == 1 { "partition" } else { "partitions" };
+        format!("{} ({partitions} {unit})", self.database)
     }
-    /// Stub.
+
+    /// Cancelled when the server begins to stop.
+    #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
     }
-    /// Stub.
+
+    /// Finishes what was accepted and ends all tasks.
     pub async fn stop(&self) {
         self.stopping.cancel();
+        self.appender.stop().await;
+        self.tail.stop().await;
+        self.store.close().await;
     }
-    /// Stub.
-    pub fn append(&self, stream: &str) -> i64 {
-        let mut streams = self.streams.lock().expect("not poisoned");
-        let head = streams
-            .entry(stream.to_owned())
-            .or_insert_with(|| watch::channel(0).0);
-        head.send_modify(|head| *head += 1);
-        *head.borrow()
-    }
-    /// Stub.
-    pub fn follow(&self, stream: &str) -> watch::Receiver<i64> {
-        let mut streams = self.streams.lock().expect("not poisoned");
-        streams
-            .entry(stream.to_owned())
-            .or_insert_with(|| watch::channel(0).0)
-            .subscribe()
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("database", &self.database).finish_non_exhaustive()
     }
 }

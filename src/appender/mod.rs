@@ -16,7 +16,7 @@ pub use error::{AppendError, Reason};
 use crate::{
     config::Limits,
     domain::{
-        Entry, Event, EventId, NewEntry, NewEvent, Partition,
+        Aggregate, AggregateId, AggregateType, Entry, Event, EventId, NewEntry, NewEvent, Partition,
         append::{AppendedEvent, Committed, Outcome, Refusal},
     },
     store::{Store, StoreError},
@@ -104,6 +104,29 @@ impl Appender {
         match timeout(self.request_timeout, self.append_entry_untimed(entry)).await {
             Ok(answer) => answer,
             Err(_) => Err(AppendError::timed_out(ids)),
+        }
+    }
+
+    /// Makes an aggregate without events, unless it is there already. Answers it, and whether it was made.
+    ///
+    /// # Errors
+    /// When the database cannot take it now.
+    pub async fn create_aggregate(
+        &self,
+        id: AggregateId,
+        aggregate_type: &AggregateType,
+    ) -> Result<(Aggregate, bool), AppendError> {
+        if self.stopping.is_cancelled() {
+            return Err(AppendError::stopping());
+        }
+        let mut tries = 1;
+        loop {
+            match self.store.create_aggregate(id, aggregate_type).await {
+                Ok(made) => return Ok(made),
+                Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
+                // The aggregate's own id makes a repeat safe.
+                Err(error) => return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)])),
+            }
         }
     }
 

@@ -1,205 +1,136 @@
-//! Stub of floor 6.
+//! The API: GraphQL over the app. Floor 6. One file for each resource; resolvers only check, call and wrap.
+
+mod access;
+mod aggregate;
+mod documents;
+mod errors;
+mod event;
+mod loaders;
+mod pagination;
+mod scalars;
+mod schema;
+mod server;
+mod stream;
 
 use std::sync::Arc;
 
-use async_graphql::{
-    Context, Error, ErrorExtensions, InputObject, Object, Request, Response, Result, Schema,
-    SimpleObject, Subscription, Value,
-    parser::types::{DocumentOperations, OperationType},
-};
-use futures_util::{
-    Stream, StreamExt,
-    stream::{self, BoxStream},
-};
+use async_graphql::{Request, Response, ServerError, parser::types::OperationType};
+use futures_util::{StreamExt, stream::BoxStream};
 
+use self::{documents::Documents, errors::ApiError, loaders::Loaders, schema::Schema};
 use crate::{
     app::App,
     config::Limits,
-    domain::access::{Caller, Role},
+    domain::{Caller, Json, json::JsonError},
 };
 
-/// Stub.
+/// The API of one app.
 #[derive(Clone)]
 pub struct Graphql {
-    schema: Schema<Query, Mutation, Feed>,
+    schema: Schema,
+    documents: Arc<Documents>,
 }
 
-/// Stub.
+/// A request whose document is parsed, and the kind of its operation.
 pub struct Prepared {
-    /// Stub.
-    pub request: Request,
-    /// Stub.
+    request: Request,
+    /// What would run.
     pub operation: OperationType,
 }
 
-struct Query;
-struct Mutation;
-struct Feed;
-
-#[derive(SimpleObject)]
-struct Server {
-    version: String,
+/// The limits that resolvers check.
+struct Limited {
+    max_event_bytes: usize,
+    max_events_per_append: usize,
 }
 
-#[derive(SimpleObject)]
-struct StreamInfo {
-    name: String,
-}
-
-#[derive(SimpleObject)]
-struct StreamEntry {
-    position: i64,
-    stream_name: String,
-}
-
-#[derive(SimpleObject)]
-struct AppendToStreamPayload {
-    entry: StreamEntry,
-    duplicate: bool,
-}
-
-#[derive(InputObject)]
-struct AppendToStreamInput {
-    stream_name: String,
-    event_id: String,
-    r#type: String,
-    data: async_graphql::Json<Value>,
-}
-
-fn need(ctx: &Context<'_>, role: Role) -> Result<()> {
-    if ctx.data::<Caller>()?.role < role {
-        return Err(Error::new("the token's role does not allow this")
-            .extend_with(|_, e| e.set("code", "FORBIDDEN")));
-    }
-    Ok(())
-}
-
-fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::new("a name has 1 to 100 characters")
-            .extend_with(|_, e| e.set("code", "BAD_USER_INPUT")));
-    }
-    Ok(())
-}
-
-#[Object]
-impl Query {
-    async fn server(&self) -> Server {
-        Server {
-            version: "stub".to_owned(),
+impl Limited {
+    fn check_bytes(&self, field: &str, json: &Json) -> Result<(), ApiError> {
+        let (bytes, limit) = (json.as_str().len(), self.max_event_bytes);
+        if bytes > limit {
+            return Err(ApiError::bad_input(field, JsonError::TooLarge { bytes, limit }));
         }
+        Ok(())
     }
-    async fn stream(&self, name: String) -> Result<Option<StreamInfo>> {
-        check_name(&name)?;
-        Ok(Some(StreamInfo { name }))
-    }
-    /// Never answers, for tests of time-outs.
-    async fn hang(&self) -> bool {
-        std::future::pending().await
-    }
-}
 
-#[Object]
-impl Mutation {
-    async fn append_to_stream(
-        &self,
-        ctx: &Context<'_>,
-        input: AppendToStreamInput,
-    ) -> Result<AppendToStreamPayload> {
-        need(ctx, Role::Write)?;
-        check_name(&input.stream_name)?;
-        let position = ctx.data::<Arc<App>>()?.append(&input.stream_name);
-        Ok(AppendToStreamPayload {
-            entry: StreamEntry {
-                position,
-                stream_name: input.stream_name,
-            },
-            duplicate: false,
-        })
-    }
-}
-
-#[Subscription]
-impl Feed {
-    async fn stream_entries(
-        &self,
-        ctx: &Context<'_>,
-        stream_name: String,
-        after: Option<i64>,
-    ) -> Result<impl Stream<Item = StreamEntry> + use<>> {
-        check_name(&stream_name)?;
-        let mut head = ctx.data::<Arc<App>>()?.follow(&stream_name);
-        let after = after.unwrap_or_else(|| *head.borrow_and_update());
-        Ok(stream::unfold(
-            (head, after, stream_name),
-            |(mut head, at, name)| async move {
-                head.wait_for(|head| *head > at).await.ok()?;
-                Some((
-                    StreamEntry {
-                        position: at + 1,
-                        stream_name: name.clone(),
-                    },
-                    (head, at + 1, name),
-                ))
-            },
-        ))
+    fn check_events(&self, count: usize) -> Result<(), ApiError> {
+        let limit = self.max_events_per_append;
+        if count == 0 || count > limit {
+            let message = format!("must have 1 to {limit} events (the option --max-events-per-append), not {count}");
+            return Err(ApiError::bad_input("input.events", message));
+        }
+        Ok(())
     }
 }
 
 impl Graphql {
-    /// Stub.
+    /// Builds the API.
+    #[must_use]
     pub fn new(app: Arc<App>, limits: &Limits) -> Self {
-        let schema = Schema::build(Query, Mutation, Feed)
+        let schema = schema::build()
+            .data(Loaders::new(app.store()))
+            .data(Limited {
+                max_event_bytes: limits.max_event_bytes,
+                max_events_per_append: limits.max_events_per_append,
+            })
             .data(app)
             .limit_depth(limits.max_depth)
+            .limit_complexity(limits.max_complexity)
+            .limit_directives(documents::MAX_DIRECTIVES)
             .finish();
-        Self { schema }
+        Self { schema, documents: Arc::new(Documents::new()) }
     }
 
-    /// Stub.
+    /// Parses the document of a request, or finds it parsed, and says what kind of operation would run.
     ///
     /// # Errors
-    /// A ready answer.
+    /// The answer to a document that cannot be parsed, or that has no such operation.
     pub fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
-        let name = request.operation_name.clone();
-        let document = request.parsed_query().map_err(|mut error| {
-            error
-                .extensions
-                .get_or_insert_default()
-                .set("code", "BAD_USER_INPUT");
-            Box::new(Response::from_errors(vec![error]))
-        })?;
-        let operation = match &document.operations {
-            DocumentOperations::Single(one) => one.node.ty,
-            DocumentOperations::Multiple(many) => {
-                match name.and_then(|name| many.get(name.as_str())) {
-                    Some(one) => one.node.ty,
-                    None => OperationType::Query,
-                }
-            }
-        };
+        let document = self.documents.parsed(&request.query).map_err(refuse)?;
+        let operation = documents::operation_of(&document, request.operation_name.as_deref()).map_err(refuse)?;
+        request.set_parsed_query(document.as_ref().clone());
         Ok(Prepared { request, operation })
     }
 
-    /// Stub.
+    /// Executes a query or a mutation.
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Response {
-        self.schema.execute(prepared.request.data(caller)).await
+        let mut response = self.schema.execute(prepared.request.data(caller)).await;
+        finish(&mut response, Some(&caller));
+        response
     }
 
-    /// Stub.
+    /// Executes a subscription; a query or a mutation answers once.
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Response> {
-        self.schema
-            .execute_stream(prepared.request.data(caller))
+        let responses = self.schema.execute_stream(prepared.request.data(caller));
+        responses
+            .map(move |mut response| {
+                finish(&mut response, Some(&caller));
+                response
+            })
             .boxed()
     }
 
-    /// Stub.
+    /// The schema in the schema definition language.
+    #[must_use]
     pub fn sdl(&self) -> String {
         self.schema.sdl()
     }
 }
 
-/// Stub.
+/// The schema in the schema definition language, without a database.
+#[must_use]
 pub fn sdl() -> String {
-    Schema::new(Query, Mutation, Feed).sdl()
+    schema::build().finish().sdl()
+}
+
+fn refuse(error: ServerError) -> Box<Response> {
+    let mut response = Response::from_errors(vec![error]);
+    finish(&mut response, None);
+    Box::new(response)
+}
+
+fn finish(response: &mut Response, caller: Option<&Caller>) {
+    for error in &mut response.errors {
+        errors::finish(error, caller);
+    }
 }

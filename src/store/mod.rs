@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod heads;
 mod open;
+mod pages;
 mod rows;
 mod streams;
 
@@ -20,6 +21,7 @@ use backend::Backend;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;
+pub use pages::{EventPage, EventPageOutcome};
 pub use streams::EntryRange;
 
 use crate::domain::{Clock, DatabaseId, PartitionCount};

@@ -1,4 +1,15 @@
-//! All tests that run a server, in one binary.
+//! All tests that need more than one part of the server, in one binary.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests are outside of the domain: fresh ids keep them apart"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that finds what it does not expect is to fail"
+)]
 
+mod architecture;
+mod browser;
+mod harness;
 mod http;
 mod support;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{PATIENCE, QUERY, append, code};
-use crate::support::TestServer;
+use crate::support::in_process::TestServer;
 
 async fn send(request: RequestBuilder) -> Response {
     timeout(PATIENCE, request.send()).await.unwrap().unwrap()

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{PATIENCE, QUERY, append, code, follow};
-use crate::support::TestServer;
+use crate::support::in_process::TestServer;
 
 const GRAPHQL_RESPONSE: &str = "application/graphql-response+json";
 const JSON: &str = "application/json";

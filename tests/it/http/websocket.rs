@@ -11,7 +11,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{PATIENCE, QUERY, append, follow, websocket_client::Client};
-use crate::support::TestServer;
+use crate::support::in_process::TestServer;
 
 const TRANSPORT: &str = "graphql-transport-ws";
 const LEGACY: &str = "graphql-ws";

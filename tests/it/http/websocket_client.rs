@@ -9,7 +9,7 @@ use tokio_tungstenite::{
 };
 
 use super::PATIENCE;
-use crate::support::TestServer;
+use crate::support::in_process::TestServer;
 
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,

@@ -16,6 +16,8 @@ pub struct TestServer {
     /// `ws://127.0.0.1:PORT/graphql`
     pub ws_url: String,
     server: Server,
+    /// The folder of its SQLite file.
+    _folder: tempfile::TempDir,
 }
 
 impl TestServer {
@@ -26,7 +28,9 @@ impl TestServer {
 
     /// Starts a server with a configuration of the test's own.
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
+        config.database.url = format!("sqlite://{}/tidings.db", folder.path().display()).parse().unwrap();
         config.listen.address = "127.0.0.1:0".parse().unwrap();
         configure(&mut config);
         let app = App::start(&config).await.unwrap();
@@ -38,6 +42,7 @@ impl TestServer {
             url: format!("http://{address}"),
             ws_url: format!("ws://{address}/graphql"),
             server,
+            _folder: folder,
         }
     }
 

@@ -1,0 +1,223 @@
+//! Aggregates: their type, and the queries and mutations for them. Floor 6.
+
+use std::sync::Arc;
+
+use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
+
+use super::{
+    access::require,
+    errors::ApiError,
+    event::{EventObject, aggregate_types},
+    loaders::Loaders,
+    pagination::{Order, check_first, check_version, connection, list_cost},
+    scalars::{DateTimeScalar, UuidScalar},
+};
+use crate::{
+    app::App,
+    domain::{Aggregate, AggregateId, AggregateType, Cursor, CursorError, Role, Version},
+    store::EventRange,
+};
+
+/// What has events and a version.
+#[derive(Clone)]
+pub struct AggregateObject(pub(super) Aggregate);
+
+#[Object(name = "Aggregate")]
+impl AggregateObject {
+    /// Its id.
+    async fn id(&self) -> UuidScalar {
+        UuidScalar(self.0.id.0)
+    }
+
+    /// What it is.
+    #[graphql(name = "type")]
+    async fn aggregate_type(&self) -> &str {
+        self.0.aggregate_type.as_str()
+    }
+
+    /// The version of its newest event; 0 before the first.
+    async fn version(&self) -> i32 {
+        self.0.version.0
+    }
+
+    /// When it was made.
+    async fn created_at(&self) -> DateTimeScalar {
+        DateTimeScalar(self.0.created_at)
+    }
+
+    /// When its newest event was appended, or when it was made.
+    async fn updated_at(&self) -> DateTimeScalar {
+        DateTimeScalar(self.0.updated_at)
+    }
+
+    /// Its events, those behind `afterVersion` in the order asked for (above it, or below it where the newest come first).
+    #[graphql(complexity = "list_cost(first, child_complexity)")]
+    async fn events(
+        &self,
+        ctx: &Context<'_>,
+        after_version: Option<i32>,
+        #[graphql(default = 100)] first: i32,
+        #[graphql(default_with = "Order::OldestFirst")] order: Order,
+    ) -> Result<Vec<EventObject>> {
+        let first = i32::try_from(check_first(first)?).unwrap_or(i32::MAX);
+        let after = after_version.map(|version| check_version("afterVersion", version)).transpose()?;
+        let Some(range) = range_of(&self.0, after, first, order) else { return Ok(Vec::new()) };
+        let events = ctx.data_unchecked::<Loaders>().event_ranges.load_one(range).await?.unwrap_or_default();
+        let mut events: Vec<EventObject> = events.into_iter().map(EventObject).collect();
+        if order == Order::NewestFirst {
+            events.reverse();
+        }
+        Ok(events)
+    }
+}
+
+/// The versions that are asked for: they have no gap, so a number of events is a range.
+fn range_of(aggregate: &Aggregate, after: Option<Version>, first: i32, order: Order) -> Option<EventRange> {
+    let newest = aggregate.version.0;
+    let (low, high) = match order {
+        Order::OldestFirst => {
+            let after = after.map_or(0, |after| after.0);
+            (after.saturating_add(1), after.saturating_add(first).min(newest))
+        }
+        Order::NewestFirst => {
+            let high = after.map_or(newest, |after| (after.0 - 1).min(newest));
+            ((high - first + 1).max(1), high)
+        }
+    };
+    (low <= high).then_some(EventRange { aggregate_id: aggregate.id, first: Version(low), last: Version(high) })
+}
+
+connection!(AggregateConnection, AggregateEdge, AggregateObject, "aggregates");
+
+/// An aggregate to make.
+#[derive(InputObject)]
+pub struct CreateAggregateInput {
+    /// Its id; left out, the server makes one.
+    id: Option<UuidScalar>,
+    /// What it is.
+    #[graphql(name = "type")]
+    aggregate_type: String,
+}
+
+/// What became of it.
+#[derive(SimpleObject)]
+pub struct CreateAggregatePayload {
+    /// The aggregate.
+    aggregate: AggregateObject,
+    /// False where it was there already.
+    created: bool,
+}
+
+#[derive(Default)]
+pub struct AggregateQuery;
+
+#[Object]
+impl AggregateQuery {
+    /// The id that a text key stands for where an aggregate is named by one (its UUIDv5); a UUID stands for itself.
+    async fn aggregate_id(&self, ctx: &Context<'_>, key: String) -> Result<UuidScalar> {
+        require(ctx, Role::Read)?;
+        if key.is_empty() {
+            return Err(ApiError::bad_input("key", "must not be empty").into());
+        }
+        Ok(UuidScalar(AggregateId::from_key(&key).0))
+    }
+
+    /// One aggregate.
+    async fn aggregate(&self, ctx: &Context<'_>, id: UuidScalar) -> Result<Option<AggregateObject>> {
+        require(ctx, Role::Read)?;
+        let aggregate = ctx.data_unchecked::<Loaders>().aggregates.load_one(AggregateId(id.0)).await?;
+        Ok(aggregate.map(AggregateObject))
+    }
+
+    /// Aggregates in the order in which they were made.
+    #[graphql(complexity = "list_cost(first, child_complexity)")]
+    async fn aggregates(
+        &self,
+        ctx: &Context<'_>,
+        types: Option<Vec<String>>,
+        #[graphql(default_with = "Order::OldestFirst")] order: Order,
+        #[graphql(default = 100)] first: i32,
+        after: Option<String>,
+    ) -> Result<AggregateConnection> {
+        require(ctx, Role::Read)?;
+        let app = ctx.data_unchecked::<Arc<App>>();
+        let store = app.store();
+        let types = types.map(|types| aggregate_types("types", &types)).transpose()?;
+        let first = check_first(first)?;
+        let after = match after.as_deref().filter(|text| !text.is_empty()) {
+            None => None,
+            Some(text) => match Cursor::decode(text, store.database_id(), store.partitions()) {
+                Ok(Cursor::Aggregates { created_at, id }) => Some((created_at, id)),
+                Ok(_) => return Err(ApiError::bad_input("after", CursorError::OtherKind).into()),
+                Err(error) => return Err(ApiError::bad_input("after", error).into()),
+            },
+        };
+        let page = store.aggregates_page(types.as_deref(), order.into(), after, first as u64 + 1).await;
+        let mut page = page.map_err(ApiError::from)?;
+        let has_next = page.len() > first;
+        page.truncate(first);
+        let cursor = |aggregate: &Aggregate| {
+            Cursor::Aggregates { created_at: aggregate.created_at, id: aggregate.id }
+                .encode(store.database_id(), store.partitions())
+        };
+        let nodes = page.into_iter().map(|aggregate| (cursor(&aggregate), AggregateObject(aggregate))).collect();
+        Ok(AggregateConnection::new(nodes, after.is_some(), has_next, None))
+    }
+}
+
+#[derive(Default)]
+pub struct AggregateMutation;
+
+#[Object]
+impl AggregateMutation {
+    /// Makes an aggregate that has no event yet. Making the same one again changes nothing.
+    async fn create_aggregate(
+        &self,
+        ctx: &Context<'_>,
+        input: CreateAggregateInput,
+    ) -> Result<CreateAggregatePayload> {
+        require(ctx, Role::Write)?;
+        let app = ctx.data_unchecked::<Arc<App>>();
+        let id = AggregateId(input.id.map_or_else(|| app.clock().new_id(), |id| id.0));
+        let aggregate_type =
+            AggregateType::new(&input.aggregate_type).map_err(|error| ApiError::bad_input("input.type", error))?;
+        let made = app.appender().create_aggregate(id, &aggregate_type).await;
+        let (aggregate, created) =
+            made.map_err(|error| ApiError::Append { error, input: super::errors::AppendInput::One })?;
+        if aggregate.aggregate_type != aggregate_type {
+            let (expected, actual) = (aggregate_type.to_string(), aggregate.aggregate_type.to_string());
+            return Err(ApiError::TypeMismatch { expected, actual }.into());
+        }
+        Ok(CreateAggregatePayload { aggregate: AggregateObject(aggregate), created })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Timestamp;
+    use uuid::Uuid;
+
+    fn range(after: Option<i32>, first: i32, order: Order) -> Option<(i32, i32)> {
+        let aggregate = Aggregate {
+            id: AggregateId(Uuid::nil()),
+            aggregate_type: AggregateType::new("user").expect("a name"),
+            version: Version(10),
+            created_at: Timestamp::from_micros(0),
+            updated_at: Timestamp::from_micros(0),
+        };
+        range_of(&aggregate, after.map(Version), first, order).map(|range| (range.first.0, range.last.0))
+    }
+
+    #[test]
+    fn a_number_of_events_is_a_range_of_versions() {
+        assert_eq!(range(None, 3, Order::OldestFirst), Some((1, 3)));
+        assert_eq!(range(Some(8), 3, Order::OldestFirst), Some((9, 10)));
+        assert_eq!(range(Some(10), 3, Order::OldestFirst), None);
+        assert_eq!(range(Some(i32::MAX), 3, Order::OldestFirst), None);
+        assert_eq!(range(None, 3, Order::NewestFirst), Some((8, 10)));
+        assert_eq!(range(Some(3), 5, Order::NewestFirst), Some((1, 2)));
+        assert_eq!(range(Some(1), 5, Order::NewestFirst), None);
+        assert_eq!(range(Some(0), 5, Order::NewestFirst), None);
+    }
+}

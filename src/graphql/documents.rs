@@ -1,0 +1,142 @@
+//! Documents: parsed once, kept while they are used, and bounded before they are parsed. Floor 6.
+
+use std::sync::Arc;
+
+use async_graphql::{
+    ServerError,
+    parser::{
+        parse_query,
+        types::{DocumentOperations, ExecutableDocument, OperationType},
+    },
+};
+use moka::sync::Cache;
+
+/// Directives on one field.
+pub(super) const MAX_DIRECTIVES: usize = 8;
+/// How deep brackets may lie in each other. The parser goes down into each, on the stack.
+const MAX_BRACKETS: usize = 200;
+/// Documents above this size are not kept: they hold values, which belong into variables.
+const MAX_KEPT_BYTES: usize = 16 << 10;
+/// How much text of documents is kept. Parsed ones take some ten times as much.
+const KEPT_BYTES: u64 = 1 << 20;
+
+/// The documents that were parsed lately.
+pub(super) struct Documents {
+    parsed: Cache<String, Arc<ExecutableDocument>>,
+}
+
+impl Documents {
+    pub(super) fn new() -> Self {
+        let parsed = Cache::builder()
+            .max_capacity(KEPT_BYTES)
+            .weigher(|text: &String, _| u32::try_from(text.len()).unwrap_or(u32::MAX))
+            .build();
+        Self { parsed }
+    }
+
+    /// The document of a text.
+    pub(super) fn parsed(&self, text: &str) -> Result<Arc<ExecutableDocument>, ServerError> {
+        if let Some(document) = self.parsed.get(text) {
+            return Ok(document);
+        }
+        check_brackets(text)?;
+        let document = Arc::new(parse_query(text)?);
+        if text.len() <= MAX_KEPT_BYTES {
+            self.parsed.insert(text.to_owned(), document.clone());
+        }
+        Ok(document)
+    }
+}
+
+/// The kind of the operation that would run.
+pub(super) fn operation_of(document: &ExecutableDocument, name: Option<&str>) -> Result<OperationType, ServerError> {
+    let operation = match (&document.operations, name) {
+        (DocumentOperations::Single(operation), None) => operation,
+        (DocumentOperations::Multiple(operations), None) if operations.len() == 1 => {
+            match operations.values().next() {
+                Some(operation) => operation,
+                None => return Err(error("the document has no operation")),
+            }
+        }
+        (DocumentOperations::Multiple(operations), Some(name)) => {
+            operations.get(name).ok_or_else(|| error(&format!("the document has no operation named {name}")))?
+        }
+        (DocumentOperations::Multiple(_), None) => {
+            return Err(error("the document has several operations: say which one in operationName"));
+        }
+        (DocumentOperations::Single(_), Some(name)) => {
+            return Err(error(&format!("the document has no operation named {name}")));
+        }
+    };
+    Ok(operation.node.ty)
+}
+
+fn error(message: &str) -> ServerError {
+    ServerError::new(message, None)
+}
+
+/// Refuses brackets that lie too deep in each other, before the parser follows them. Texts and comments are passed over.
+fn check_brackets(text: &str) -> Result<(), ServerError> {
+    let bytes = text.as_bytes();
+    let (mut depth, mut at) = (0_usize, 0_usize);
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'{' | b'[' | b'(' => {
+                depth += 1;
+                if depth > MAX_BRACKETS {
+                    return Err(error(&format!("the document has more than {MAX_BRACKETS} brackets in each other")));
+                }
+            }
+            b'}' | b']' | b')' => depth = depth.saturating_sub(1),
+            b'#' => at += bytes[at..].iter().take_while(|byte| **byte != b'\n').count(),
+            b'"' => at = end_of_text(bytes, at),
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+/// The last byte of the text that begins at `start`.
+fn end_of_text(bytes: &[u8], start: usize) -> usize {
+    let block = bytes[start..].starts_with(b"\"\"\"");
+    let mut at = start + if block { 3 } else { 1 };
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'\\' if !block => at += 1,
+            b'\\' if bytes[at..].starts_with(b"\\\"\"\"") => at += 3,
+            b'"' if !block => return at,
+            b'"' if bytes[at..].starts_with(b"\"\"\"") => return at + 2,
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_in_texts_and_comments_do_not_count() {
+        let many = "[".repeat(1000);
+        for text in [format!("{{ a(x: \"{many}\\\"{many}\") }}"), format!("{{ a(x: \"\"\"{many}\"\"\") }}"), format!("{{ a }} # {many}")] {
+            assert!(check_brackets(&text).is_ok(), "{}", &text[..20]);
+        }
+    }
+
+    #[test]
+    fn a_document_that_would_exhaust_the_stack_is_refused() {
+        assert!(check_brackets(&"{a".repeat(1_000_000)).is_err());
+        assert!(check_brackets(&format!("{{ a(x: {}", "[".repeat(1_000_000))).is_err());
+    }
+
+    #[test]
+    fn a_named_operation_has_to_be_there() {
+        let document = parse_query("query A { a } mutation B { b }").expect("a document");
+        assert_eq!(operation_of(&document, Some("B")).expect("it is there"), OperationType::Mutation);
+        assert!(operation_of(&document, None).is_err());
+        assert!(operation_of(&document, Some("C")).is_err());
+    }
+}

@@ -1,0 +1,217 @@
+//! Errors as clients see them: a message for people and a code for programs. Nothing of a driver's text. Floor 6.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use async_graphql::{Error, ErrorExtensionValues, ErrorExtensions, ServerError};
+
+use crate::{
+    appender::AppendError,
+    domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, append::Refusal},
+    store::StoreError,
+    tail::{FollowError, Head},
+};
+
+/// When to repeat what could not be read.
+const RETRY_AFTER_MS: u64 = 500;
+
+/// Why an operation failed.
+#[derive(Clone, Debug)]
+pub(super) enum ApiError {
+    /// An argument is wrong: its path, and what would be right.
+    BadUserInput { field: String, message: String },
+    /// A cursor above the newest place.
+    PlaceNotReached { head: String },
+    /// A position above the newest one of the stream.
+    PositionNotReached { head: i64 },
+    /// The aggregate is of another type.
+    TypeMismatch { expected: String, actual: String },
+    /// The caller's role does not allow it.
+    Forbidden { needed: Role },
+    /// The append failed; `input` is the path of the list or object that it came in.
+    Append { error: AppendError, input: AppendInput },
+    /// The database failed while it was read.
+    Store(Arc<StoreError>),
+}
+
+/// How the events of an append were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AppendInput {
+    /// One, as `input`.
+    One,
+    /// A list, as `input.events`.
+    List,
+}
+
+/// A fault of the server: its cause goes to the log, where the error leaves the server.
+#[derive(Debug)]
+pub(super) struct Fault(pub Arc<dyn StdError + Send + Sync>);
+
+impl ApiError {
+    pub(super) fn bad_input(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::BadUserInput { field: field.into(), message: message.to_string() }
+    }
+
+    pub(super) fn not_reached(place: Place, database: DatabaseId, partitions: PartitionCount) -> Self {
+        Self::PlaceNotReached { head: Cursor::Events(place).encode(database, partitions) }
+    }
+
+    pub(super) fn of_follow(error: FollowError, database: DatabaseId, partitions: PartitionCount) -> Self {
+        match error {
+            FollowError::NotReached { head: Head::Log(place) } => Self::not_reached(place, database, partitions),
+            FollowError::NotReached { head: Head::Stream(position) } => Self::PositionNotReached { head: position.0 },
+            FollowError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::BadUserInput { field, message } => bad_user_input(&field, &message),
+            ApiError::PlaceNotReached { head } => {
+                coded("the cursor lies above the newest place of the log", "PLACE_NOT_REACHED", |extensions| {
+                    extensions.set("head", head.as_str());
+                })
+            }
+            ApiError::PositionNotReached { head } => {
+                let message = format!("the position lies above the stream's newest one, which is {head}");
+                coded(message, "PLACE_NOT_REACHED", |extensions| extensions.set("head", head))
+            }
+            ApiError::TypeMismatch { expected, actual } => type_mismatch(&expected, &actual),
+            ApiError::Forbidden { needed } => {
+                let message = format!("this needs a token with the role {needed} or above");
+                coded(message, "FORBIDDEN", |_| {})
+            }
+            ApiError::Append { error: AppendError::Refused(refusal), input } => refused(refusal, input),
+            ApiError::Append { error, .. } => not_appended(error),
+            ApiError::Store(error) => not_read(error),
+        }
+    }
+}
+
+fn coded(message: impl Into<String>, code: &str, set: impl FnOnce(&mut ErrorExtensionValues)) -> Error {
+    Error::new(message).extend_with(|_, extensions| {
+        extensions.set("code", code);
+        set(extensions);
+    })
+}
+
+fn bad_user_input(field: &str, message: &str) -> Error {
+    coded(format!("{field} {message}"), "BAD_USER_INPUT", |extensions| extensions.set("field", field))
+}
+
+fn type_mismatch(expected: &str, actual: &str) -> Error {
+    let message = format!("the aggregate is of the type {actual}, not {expected}");
+    coded(message, "AGGREGATE_TYPE_MISMATCH", |extensions| {
+        extensions.set("expected", expected);
+        extensions.set("actual", actual);
+    })
+}
+
+fn refused(refusal: Refusal, input: AppendInput) -> Error {
+    let of = |index: usize, field: &str| match input {
+        AppendInput::One => format!("input.{field}"),
+        AppendInput::List => format!("input.events[{index}].{field}"),
+    };
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::VersionConflict { index, expected, actual } => coded(message, "VERSION_CONFLICT", |extensions| {
+            extensions.set("expected", expected.0);
+            extensions.set("actual", actual.0);
+            extensions.set("field", of(index, "expectedVersion"));
+        }),
+        Refusal::PositionConflict { expected, actual } => coded(message, "VERSION_CONFLICT", |extensions| {
+            extensions.set("expected", expected.0);
+            extensions.set("actual", actual.0);
+            extensions.set("field", "input.expectedPosition");
+        }),
+        Refusal::TypeMismatch { index, expected, actual } => {
+            type_mismatch(expected.as_str(), actual.as_str()).extend_with(|_, extensions| {
+                extensions.set("field", of(index, "aggregateType"));
+            })
+        }
+        Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
+            extensions.set("field", of(index, "id"));
+        }),
+        Refusal::ValueRefused => {
+            let field = match input {
+                AppendInput::One => "input.data",
+                AppendInput::List => "input.events",
+            };
+            bad_user_input(field, "holds a value that the database cannot store")
+        }
+    }
+}
+
+fn not_appended(error: AppendError) -> Error {
+    match error {
+        AppendError::Unavailable { reason, retry_after, unknown, source } => {
+            if let Some(source) = source {
+                tracing::warn!(error = source.as_ref() as &dyn StdError, "an append could not be taken: {reason}");
+            }
+            let retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            let message = if unknown.is_empty() {
+                format!("{reason}: nothing was done, try again")
+            } else {
+                format!("{reason}: whether it was done is unknown, and repeating it with the same ids is safe")
+            };
+            coded(message, "UNAVAILABLE", |extensions| {
+                extensions.set("retryAfterMs", retry_after_ms);
+                if unknown.is_empty() {
+                    extensions.set("outcome", "NOT_DONE");
+                } else {
+                    extensions.set("outcome", "UNKNOWN");
+                    extensions.set("ids", unknown.iter().map(ToString::to_string).collect::<Vec<_>>());
+                }
+            })
+        }
+        AppendError::Failed(error) => internal(error),
+        AppendError::Refused(refusal) => refused(refusal, AppendInput::One),
+    }
+}
+
+fn not_read(error: Arc<StoreError>) -> Error {
+    if !error.is_passing() {
+        return internal(error);
+    }
+    tracing::warn!(error = error.as_ref() as &dyn StdError, "the database could not be read");
+    coded("the database cannot be reached: try again", "UNAVAILABLE", |extensions| {
+        extensions.set("retryAfterMs", RETRY_AFTER_MS);
+        extensions.set("outcome", "NOT_DONE");
+    })
+}
+
+fn internal(error: Arc<StoreError>) -> Error {
+    let mut internal = coded("the server failed; its log says why, under this request id", "INTERNAL", |_| {});
+    internal.source = Some(Arc::new(Fault(error)));
+    internal
+}
+
+/// Brings an error into the form that clients rely on: each has a code, and the server's own faults the request's id.
+pub(super) fn finish(error: &mut ServerError, caller: Option<&Caller>) {
+    if let Some(Fault(cause)) = error.source::<Fault>() {
+        let request_id = caller.map(|caller| caller.request_id.to_string()).unwrap_or_default();
+        tracing::error!(request_id, error = cause.as_ref() as &dyn StdError, "a request failed");
+        error.extensions.get_or_insert_default().set("requestId", request_id);
+    }
+    let extensions = error.extensions.get_or_insert_default();
+    if extensions.get("code").is_none() {
+        // What the library itself refuses is a client's fault: syntax, unknown fields, wrong types, limits.
+        extensions.set("code", "BAD_USER_INPUT");
+        if let Some(field) = argument_of(&error.message) {
+            error.extensions.get_or_insert_default().set("field", field);
+        }
+    }
+}
+
+/// The argument's path, which the library has only in the text of its error.
+fn argument_of(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("Invalid value for argument \"")?;
+    rest.split_once('"').map(|(path, _)| path.to_owned())
+}

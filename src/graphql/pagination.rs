@@ -1,0 +1,128 @@
+//! Connections as the GraphQL Cursor Connections specification has them, and the arguments that they take. Floor 6.
+
+use async_graphql::{Enum, SimpleObject};
+
+use super::errors::ApiError;
+use crate::domain::{Cursor, Order as DomainOrder, Place, Version};
+
+/// The most that one list may be asked for.
+pub(super) const MAX_FIRST: i32 = 1000;
+
+/// Which end of a list comes first.
+#[derive(Clone, Copy, Debug, Enum, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// In the order of the log.
+    OldestFirst,
+    /// The newest comes first.
+    NewestFirst,
+}
+
+impl From<Order> for DomainOrder {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::OldestFirst => Self::OldestFirst,
+            Order::NewestFirst => Self::NewestFirst,
+        }
+    }
+}
+
+/// Where a page lies.
+#[derive(Clone, Debug, SimpleObject)]
+pub struct PageInfo {
+    /// Whether something comes before this page.
+    has_previous_page: bool,
+    /// Whether something comes behind this page.
+    has_next_page: bool,
+    /// The cursor of the first edge.
+    start_cursor: Option<String>,
+    /// The cursor to go on behind.
+    end_cursor: Option<String>,
+}
+
+impl PageInfo {
+    pub(super) fn new(
+        has_previous_page: bool,
+        has_next_page: bool,
+        start_cursor: Option<String>,
+        end_cursor: Option<String>,
+    ) -> Self {
+        Self { has_previous_page, has_next_page, start_cursor, end_cursor }
+    }
+}
+
+/// Defines the types of one connection.
+macro_rules! connection {
+    ($connection:ident, $edge:ident, $node:ty, $of:literal) => {
+        #[doc = concat!("A page of ", $of, ".")]
+        #[derive(Clone, async_graphql::SimpleObject)]
+        pub struct $connection {
+            /// The nodes with their cursors.
+            edges: Vec<$edge>,
+            /// The nodes alone.
+            nodes: Vec<$node>,
+            /// Where the page lies.
+            page_info: $crate::graphql::pagination::PageInfo,
+        }
+
+        /// A node with its cursor.
+        #[derive(Clone, async_graphql::SimpleObject)]
+        pub struct $edge {
+            /// The place behind which a list goes on after this node.
+            cursor: String,
+            /// The node.
+            node: $node,
+        }
+
+        impl $connection {
+            pub(super) fn new(
+                nodes: Vec<(String, $node)>,
+                has_previous: bool,
+                has_next: bool,
+                end: Option<String>,
+            ) -> Self {
+                let start_cursor = nodes.first().map(|(cursor, _)| cursor.clone());
+                let end_cursor = end.or_else(|| nodes.last().map(|(cursor, _)| cursor.clone()));
+                Self {
+                    nodes: nodes.iter().map(|(_, node)| node.clone()).collect(),
+                    edges: nodes.into_iter().map(|(cursor, node)| $edge { cursor, node }).collect(),
+                    page_info: $crate::graphql::pagination::PageInfo::new(
+                        has_previous,
+                        has_next,
+                        start_cursor,
+                        end_cursor,
+                    ),
+                }
+            }
+        }
+    };
+}
+pub(super) use connection;
+
+/// Checks how many are asked for.
+pub(super) fn check_first(first: i32) -> Result<usize, ApiError> {
+    match usize::try_from(first) {
+        Ok(count) if (1..=MAX_FIRST).contains(&first) => Ok(count),
+        _ => Err(ApiError::bad_input("first", format!("must be from 1 to {MAX_FIRST}, not {first}"))),
+    }
+}
+
+/// Checks a version that a client names.
+pub(super) fn check_version(field: &str, version: i32) -> Result<Version, ApiError> {
+    if version < 0 {
+        return Err(ApiError::bad_input(field, format!("must be 0 or above, not {version}")));
+    }
+    Ok(Version(version))
+}
+
+/// The cost of a list for the limit of complexity; a wrong number is refused later.
+pub(super) fn list_cost(first: i32, child_complexity: usize) -> usize {
+    usize::try_from(first.clamp(1, MAX_FIRST)).unwrap_or(1) * child_complexity + 1
+}
+
+/// The place that a cursor of events names; an empty text is the beginning.
+pub(super) fn place_of(cursor: Cursor) -> Option<Place> {
+    match cursor {
+        Cursor::Events(place) => Some(place),
+        _ => None,
+    }
+}

@@ -1,0 +1,31 @@
+//! The roots, and the one function that builds the schema. Floor 6.
+
+use async_graphql::{MergedObject, MergedSubscription, SchemaBuilder};
+
+use super::{
+    aggregate::{AggregateMutation, AggregateQuery},
+    event::{EventMutation, EventQuery, EventSubscription},
+    server::ServerQuery,
+    stream::{StreamMutation, StreamQuery, StreamSubscription},
+};
+
+/// What can be read.
+#[derive(MergedObject, Default)]
+pub struct Query(AggregateQuery, EventQuery, StreamQuery, ServerQuery);
+
+/// What can be written.
+#[derive(MergedObject, Default)]
+pub struct Mutation(AggregateMutation, EventMutation, StreamMutation);
+
+/// Every subscription goes from history over to live without a gap, a repeat or a change of order, and continues behind the
+/// place that the client names, also after a lost connection. Without a place it starts with what comes after it was accepted.
+#[derive(MergedSubscription, Default)]
+pub struct Subscription(StreamSubscription, EventSubscription);
+
+/// The schema of the API.
+pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;
+
+/// Begins the schema; what its resolvers need comes as data.
+pub(super) fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
+    async_graphql::Schema::build(Query::default(), Mutation::default(), Subscription::default())
+}
