@@ -114,7 +114,7 @@ pub struct Listen {
 #[derive(Args, Clone, Debug, PartialEq)]
 #[command(next_help_heading = "Network and access")]
 pub struct Access {
-    /// A web page's origin that may use the API besides the server's own, such as https://app.example.com (repeatable)
+    /// A web page's origin that may use the API besides the server's own, such as `https://app.example.com` (repeatable)
     #[arg(
         id = "allow-origin",
         long = "allow-origin",

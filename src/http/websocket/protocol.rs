@@ -57,7 +57,7 @@ pub(super) enum ClientMessage {
     /// It answers a ping.
     Pong,
     /// It starts an operation.
-    Subscribe { id: String, request: Request },
+    Subscribe { id: String, request: Box<Request> },
     /// It ends an operation.
     Complete { id: String },
     /// It ends the connection.
@@ -97,7 +97,7 @@ impl ClientMessage {
             (Protocol::Transport, "pong") => Ok(Self::Pong),
             (Protocol::Transport, "subscribe") | (Protocol::Legacy, "start") => {
                 let payload = payload.ok_or("the payload is missing")?;
-                let request = parameters::from_json(payload.as_bytes())?;
+                let request = Box::new(parameters::from_json(payload.as_bytes())?);
                 Ok(Self::Subscribe {
                     id: checked_id(raw.id)?,
                     request,

@@ -167,7 +167,7 @@ impl Session {
             ClientMessage::Init { token } => self.begin(token).await,
             ClientMessage::Ping => self.send_text(self.protocol.pong()).await,
             ClientMessage::Pong => Ok(()),
-            ClientMessage::Subscribe { id, request } => self.start(&id, request).await,
+            ClientMessage::Subscribe { id, request } => self.start(&id, *request).await,
             ClientMessage::Complete { id } => {
                 self.operations.stop(&id);
                 Ok(())
@@ -278,10 +278,10 @@ impl Session {
         code: &str,
         reason: &'static str,
     ) -> End {
-        if let Some(message) = self.protocol.connection_error(code, reason) {
-            if let Err(end) = self.send_text(message).await {
-                return end;
-            }
+        if let Some(message) = self.protocol.connection_error(code, reason)
+            && let Err(end) = self.send_text(message).await
+        {
+            return end;
         }
         End::Close(close_code, reason.into())
     }
