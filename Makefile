@@ -21,9 +21,9 @@ run: ## build everything and start the server on tidings.db, at http://127.0.0.1
 		else echo "npm is not installed: the server runs without its playground"; fi
 	$(CARGO) run --release -- serve $(ARGS)
 
-console: console/dist/index.html ## build the playground that the binary carries
+console: console/dist/index.html.gz ## build the playground that the binary carries
 
-console/dist/index.html: $(CONSOLE_SOURCES)
+console/dist/index.html.gz: $(CONSOLE_SOURCES)
 	@scripts/setup console
 	cd console && npm run build
 	@touch $@

@@ -371,6 +371,7 @@ fn tokens(text: &str) -> Vec<Token> {
     let at = |index: usize| chars.get(index).copied().unwrap_or('\0');
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     let mut found = Vec::new();
+    let mut line = 1;
     let mut index = 0;
     while index < chars.len() {
         let start = index;
@@ -403,13 +404,14 @@ fn tokens(text: &str) -> Vec<Token> {
             _ => index += 1,
         }
         let token: String = chars[start..index.min(chars.len())].iter().collect();
+        let lines = token.matches('\n').count();
         let is_code = !token.starts_with(['"', '\'', ' ', '\n'])
             && !token.starts_with("//")
             && !token.starts_with("/*");
         if is_code && !token.contains('"') {
-            let line = 1 + chars[..start].iter().filter(|c| **c == '\n').count();
             found.push(Token { text: token, line });
         }
+        line += lines;
     }
     found
 }

@@ -1,42 +1,75 @@
-//! What runs in JavaScript against the real server: the playground in a headless Chromium, the clients that people
-//! use, and the GraphQL-over-HTTP audits. The scripts live in `tests/browser/`.
+//! What runs in JavaScript against the real server: the playground and a foreign page in a headless Chromium, the clients
+//! that people use, and the audits of the GraphQL-over-HTTP specification. The scripts live in `tests/browser/`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::server::TestServer;
+use crate::support::server::{TestServer, TestServerBuilder, free_port};
 
 /// Beyond this a script hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(120);
+const BROWSERS: [&str; 4] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+];
 
 #[test]
 fn the_playground_appends_and_sees_it_arrive_and_asks_no_other_host() {
-    run_script("playground.mjs");
+    // With SCREENSHOT in the environment, the script writes the README's picture there.
+    run_script("playground.mjs", |server| server, &[]);
 }
 
 #[test]
-fn the_common_javascript_clients_query_append_and_subscribe() {
-    run_script("clients.mjs");
+fn the_playground_works_with_a_token() {
+    let with_token =
+        |server: TestServerBuilder| server.arguments(["--token", "admin=a-token-for-tests"]);
+    run_script(
+        "playground.mjs",
+        with_token,
+        &[("TIDINGS_TOKEN", "a-token-for-tests"), ("SCREENSHOT", "")],
+    );
+}
+
+#[test]
+fn clients_that_others_wrote_query_append_and_subscribe() {
+    run_script("clients.mjs", |server| server, &[]);
 }
 
 #[test]
 fn the_server_follows_the_graphql_over_http_specification() {
-    run_script("http-spec.mjs");
+    run_script("http-spec.mjs", |server| server, &[]);
 }
 
 #[test]
 fn a_page_of_another_origin_can_neither_read_nor_write() {
-    run_script("origins.mjs");
+    run_script("origins.mjs", |server| server, &[]);
+}
+
+#[test]
+fn a_page_of_an_allowed_origin_can_do_what_is_regular() {
+    let port = free_port().to_string();
+    let allow = |server: TestServerBuilder| {
+        server.arguments(["--allow-origin", &format!("http://127.0.0.1:{port}")])
+    };
+    run_script(
+        "origins.mjs",
+        allow,
+        &[("ALLOWED", "1"), ("ORIGIN_PORT", &port)],
+    );
 }
 
 /// Runs one script with `TIDINGS_URL` set to a server on a fresh SQLite file; it succeeds by ending with status 0.
-fn run_script(name: &str) {
+fn run_script(
+    name: &str,
+    configure: impl FnOnce(TestServerBuilder) -> TestServerBuilder,
+    environment: &[(&str, &str)],
+) {
     let folder = tempfile::tempdir().expect("a temp folder can be made");
-    let server = TestServer::start(&format!(
-        "sqlite://{}",
-        folder.path().join("tidings.db").display()
-    ));
+    let database_url = format!("sqlite://{}", folder.path().join("tidings.db").display());
+    let server = configure(TestServer::on(&database_url)).start();
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
         scripts.join("node_modules").is_dir(),
@@ -47,7 +80,10 @@ fn run_script(name: &str) {
     let mut script = Command::new("node")
         .arg(scripts.join(name))
         .current_dir(&scripts)
+        .env_remove("TIDINGS_TOKEN")
         .env("TIDINGS_URL", server.url())
+        .env("CHROMIUM", browser())
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .spawn()
         .expect("node starts: install Node.js 20 or newer");
@@ -67,4 +103,19 @@ fn run_script(name: &str) {
         status.success(),
         "{name} ended with {status}; its output is above"
     );
+}
+
+/// The browser to drive: the one that `CHROMIUM` names, or the first that is installed.
+fn browser() -> PathBuf {
+    if let Some(path) = std::env::var_os("CHROMIUM").filter(|path| !path.is_empty()) {
+        return PathBuf::from(path);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let installed = BROWSERS
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    installed.into_iter().find(|path| path.is_file()).expect(
+        "no Chromium on this machine: install it (Debian: apt-get install chromium), or name one in CHROMIUM",
+    )
 }
