@@ -67,6 +67,7 @@ fn describe(dist: &Path, file: &Path) -> Result<(String, &'static str), Box<dyn 
         "json" => "application/json",
         "svg" => "image/svg+xml",
         "ttf" => "font/ttf",
+        "txt" => "text/plain; charset=utf-8",
         "woff2" => "font/woff2",
         _ => return Err(format!("{DIST}/{name}: build.rs knows no content type for it").into()),
     };

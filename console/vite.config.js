@@ -5,6 +5,8 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { defineConfig } from "vite";
 
+const SERVER = "http://127.0.0.1:8080";
+
 const compressFiles = {
   name: "compress-files",
   apply: "build",
@@ -39,9 +41,11 @@ export default defineConfig({
     // Monaco is one piece of this size.
     chunkSizeWarningLimit: 3000,
     reportCompressedSize: false,
+    // Their licenses ask to be passed on.
+    license: { fileName: "licenses.txt" },
     // GraphiQL's packages carry "use client" for frameworks that render on a server.
     rolldownOptions: { checks: { moduleLevelDirective: false } },
   },
-  // `npm run dev` beside a running server.
-  server: { proxy: { "/graphql": { target: "http://127.0.0.1:8080", ws: true, changeOrigin: true } } },
+  // For `npm run dev` beside a running server, which takes no other origin than its own.
+  server: { proxy: { "/graphql": { target: SERVER, ws: true, changeOrigin: true, headers: { origin: SERVER } } } },
 });

@@ -42,8 +42,8 @@ source folder, then build and start the server again, or do all of it with <code
 </html>
 ";
 
-/// Serves the playground at `/`, with its files at `/assets/…` and its icon; without an embedded playground, a page at `/`
-/// that says how to get it.
+/// Serves the playground at `/`, its files at `/assets/…`, its icon, and the licenses of what it is made of; without an embedded
+/// playground, a page at `/` that says how to get it.
 pub fn router<S>() -> Router<S>
 where
     S: Clone + Send + Sync + 'static,

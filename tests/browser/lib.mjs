@@ -1,5 +1,6 @@
 // What the scripts share: where the server is, a plain GraphQL call, checks, and the browser. Each script is run by the Rust tests
 // with TIDINGS_URL set, and exits with 0 only if everything that it checks held.
+import { inspect } from "node:util";
 import { chromium } from "playwright-core";
 
 export const serverUrl = new URL(process.env.TIDINGS_URL ?? fail("TIDINGS_URL is not set: the address of the server, such as http://127.0.0.1:8080"));
@@ -23,7 +24,7 @@ async function runChecks(steps, { goOn }) {
       console.log(`ok      ${name}`);
     } catch (error) {
       failed += 1;
-      console.log(`FAILED  ${name}\n${indent(error.stack ?? String(error))}`);
+      console.log(`FAILED  ${name}\n${indent(inspect(error, { depth: 6 }))}`);
       if (!goOn) break;
     }
   }

@@ -1,9 +1,9 @@
 // The playground as a newcomer uses it, in a real browser: start the first example's subscription, append, see it arrive.
-// SCREENSHOT names the PNG to write. With TIDINGS_TOKEN, the server needs a token: it is typed into the headers of the first tab.
+// SCREENSHOT names the PNG to write. With TOKEN, the server needs a token: it is typed into the headers of the first tab.
 import assert from "node:assert/strict";
 import { launchBrowser, runInOrder, serverUrl, until } from "./lib.mjs";
 
-const token = process.env.TIDINGS_TOKEN;
+const token = process.env.TOKEN;
 const browser = await launchBrowser();
 const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
 page.setDefaultTimeout(15_000);
