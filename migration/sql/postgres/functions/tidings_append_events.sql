@@ -17,9 +17,10 @@
 --
 -- Every step is a statement of its own: at READ COMMITTED each takes a fresh snapshot, so all that follow the lock see
 -- what the previous holder committed. Plans are made once, while the tables may still be empty, and have to be good when
--- these have grown: hence no sequential scans, and `BETWEEN … ORDER BY … LIMIT 1` in the lookups. With a plain equality
--- or join an empty table makes every index that begins with partition_no look equally good, and the one that is taken may
--- read the whole partition for each event; only the index on the whole key yields the order.
+-- these have grown, whatever the length of the arrays: hence generic plans, no sequential scans, and
+-- `BETWEEN … ORDER BY … LIMIT 1` in the lookups. With a plain equality or join an empty table makes every index that
+-- begins with partition_no look equally good, and the one that is taken may read the whole partition for each event;
+-- only the index on the whole key yields the order.
 CREATE OR REPLACE FUNCTION tidings_append_events(
     p_partition_no smallint,
     p_request int[],
@@ -154,7 +155,7 @@ BEGIN
                 WHILE p_request[v_at] = v_request LOOP
                     IF v_known_same[v_at] IS NOT NULL THEN
                         v_request_known := v_request_known + 1;
-                        -- The worst that is known about an id of the request decides: `id_reused` is given to one event.
+                        -- Where one id stands for something else, it is the one to name, not those that match.
                         IF NOT v_known_same[v_at] AND NOT v_settled THEN
                             v_settled := true;
                             v_outcome[v_at] := 'id_reused';
