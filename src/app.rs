@@ -59,7 +59,10 @@ impl App {
     ///
     /// # Errors
     /// As [`App::start`].
-    pub async fn start_with(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
+    pub async fn start_with(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StartError> {
         let store = Store::open(&config.database, clock.clone()).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let on_commit = {
@@ -85,7 +88,10 @@ impl App {
     pub async fn migrate(config: &Config) -> Result<(), StartError> {
         let mut database = config.database.clone();
         database.migrate = true;
-        Store::open(&database, Arc::new(SystemClock)).await?.close().await;
+        Store::open(&database, Arc::new(SystemClock))
+            .await?
+            .close()
+            .await;
         Ok(())
     }
 
@@ -123,11 +129,20 @@ impl App {
     pub async fn ready(&self) -> Readiness {
         let database = self.store.ping(PING_TIMEOUT).await;
         let stopping = self.stopping.is_cancelled();
-        let describe = |ready: bool, not_ready: &str| if ready { "ok".to_owned() } else { not_ready.to_owned() };
+        let describe = |ready: bool, not_ready: &str| {
+            if ready {
+                "ok".to_owned()
+            } else {
+                not_ready.to_owned()
+            }
+        };
         Readiness {
             ready: database.is_ok() && !stopping,
             details: vec![
-                ("database".to_owned(), describe(database.is_ok(), "cannot be reached")),
+                (
+                    "database".to_owned(),
+                    describe(database.is_ok(), "cannot be reached"),
+                ),
                 ("server".to_owned(), describe(!stopping, "is stopping")),
             ],
         }
@@ -137,7 +152,11 @@ impl App {
     #[must_use]
     pub fn describe_database(&self) -> String {
         let partitions = self.store.partitions().get();
-        let unit = if partitions == 1 { "partition" } else { "partitions" };
+        let unit = if partitions == 1 {
+            "partition"
+        } else {
+            "partitions"
+        };
         format!("{} ({partitions} {unit})", self.database)
     }
 
@@ -158,6 +177,8 @@ impl App {
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App").field("database", &self.database).finish_non_exhaustive()
+        f.debug_struct("App")
+            .field("database", &self.database)
+            .finish_non_exhaustive()
     }
 }

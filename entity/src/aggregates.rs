@@ -1,5 +1,8 @@
 //! The table `aggregates`: what has events and a version.
-#![expect(missing_docs, reason = "the columns are described in the documentation of the architecture")]
+#![expect(
+    missing_docs,
+    reason = "the columns are described in the documentation of the architecture"
+)]
 
 use sea_orm::entity::prelude::*;
 

@@ -1,5 +1,8 @@
 //! The table `database_settings`: what was fixed when the database was made, in one row.
-#![expect(missing_docs, reason = "the columns are described in the documentation of the architecture")]
+#![expect(
+    missing_docs,
+    reason = "the columns are described in the documentation of the architecture"
+)]
 
 use sea_orm::entity::prelude::*;
 

@@ -1,5 +1,8 @@
 //! The table `event_streams`: the entries of the streams.
-#![expect(missing_docs, reason = "the columns are described in the documentation of the architecture")]
+#![expect(
+    missing_docs,
+    reason = "the columns are described in the documentation of the architecture"
+)]
 
 use sea_orm::entity::prelude::*;
 

@@ -1,5 +1,8 @@
 //! The table `partition_locks`: rows that are only ever locked.
-#![expect(missing_docs, reason = "the columns are described in the documentation of the architecture")]
+#![expect(
+    missing_docs,
+    reason = "the columns are described in the documentation of the architecture"
+)]
 
 use sea_orm::entity::prelude::*;
 

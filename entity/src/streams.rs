@@ -1,5 +1,8 @@
 //! The table `streams`: the streams there are.
-#![expect(missing_docs, reason = "the columns are described in the documentation of the architecture")]
+#![expect(
+    missing_docs,
+    reason = "the columns are described in the documentation of the architecture"
+)]
 
 use sea_orm::entity::prelude::*;
 

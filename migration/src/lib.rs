@@ -22,7 +22,9 @@ impl MigratorTrait for Migrator {
 ///
 /// # Errors
 /// When the database refuses a statement.
-pub async fn install_code(connection: &sea_orm_migration::sea_orm::DatabaseConnection) -> Result<(), DbErr> {
+pub async fn install_code(
+    connection: &sea_orm_migration::sea_orm::DatabaseConnection,
+) -> Result<(), DbErr> {
     use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
     let statements: &[&str] = match connection.get_database_backend() {
         DbBackend::Postgres => postgres::CODE,

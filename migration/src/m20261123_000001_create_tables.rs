@@ -76,7 +76,11 @@ fn instant(name: &'static str) -> ColumnDef {
     required(name).timestamp_with_time_zone().take()
 }
 
-fn table(name: &'static str, columns: Vec<ColumnDef>, key: &[&'static str]) -> TableCreateStatement {
+fn table(
+    name: &'static str,
+    columns: Vec<ColumnDef>,
+    key: &[&'static str],
+) -> TableCreateStatement {
     let mut primary_key = Index::create();
     primary_key.name(format!("pk_{name}"));
     for column in key {
@@ -133,7 +137,11 @@ fn log_tables(names: Names) -> Vec<TableCreateStatement> {
             ],
             &["partition_no", "position"],
         ),
-        table("streams", vec![partition_no(), names.column("name"), instant("created_at")], &["partition_no", "name"]),
+        table(
+            "streams",
+            vec![partition_no(), names.column("name"), instant("created_at")],
+            &["partition_no", "name"],
+        ),
         table(
             "event_streams",
             vec![
@@ -220,7 +228,9 @@ fn handler_tables(names: Names) -> Vec<TableCreateStatement> {
                 required("status").string_len(20).take(),
                 required("attempts").integer().take(),
                 optional("last_error").text().take(),
-                optional("next_attempt_at").timestamp_with_time_zone().take(),
+                optional("next_attempt_at")
+                    .timestamp_with_time_zone()
+                    .take(),
                 instant("updated_at"),
             ],
             &["partition_no", "id"],
@@ -296,7 +306,9 @@ fn index(table: &'static str, columns: &[&'static str]) -> IndexCreateStatement 
 
 fn index_on(prefix: &str, table: &'static str, columns: &[&'static str]) -> IndexCreateStatement {
     let mut index = Index::create();
-    index.name(format!("{prefix}_{table}_{}", columns.join("_"))).table(table);
+    index
+        .name(format!("{prefix}_{table}_{}", columns.join("_")))
+        .table(table);
     for column in columns {
         index.col(*column);
     }
@@ -312,13 +324,30 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("events", &["partition_no", "created_at"]),
         index("aggregates", &["partition_no", "created_at", "id"]),
         unique("event_streams", &["partition_no", "entry_position"]),
-        unique("event_streams", &["partition_no", "stream_name", "event_id"]),
+        unique(
+            "event_streams",
+            &["partition_no", "stream_name", "event_id"],
+        ),
         index("commands", &["partition_no", "status", "created_at", "id"]),
-        index("commands", &["partition_no", "aggregate_id", "created_at", "id"]),
+        index(
+            "commands",
+            &["partition_no", "aggregate_id", "created_at", "id"],
+        ),
         unique("read_models", &["partition_no", "change_position"]),
         unique("event_handlers", &["handler_name"]),
-        index("deliveries", &["partition_no", "handler_id", "status", "next_attempt_at"]),
-        index("deliveries", &["partition_no", "handler_id", "aggregate_id", "event_position"]),
+        index(
+            "deliveries",
+            &["partition_no", "handler_id", "status", "next_attempt_at"],
+        ),
+        index(
+            "deliveries",
+            &[
+                "partition_no",
+                "handler_id",
+                "aggregate_id",
+                "event_position",
+            ],
+        ),
         index("event_metrics", &["created_at"]),
     ]
 }

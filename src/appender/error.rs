@@ -71,7 +71,12 @@ impl AppendError {
     }
 
     pub(super) fn timed_out(ids: Vec<EventId>) -> Self {
-        Self::Unavailable { reason: Reason::TimedOut, retry_after: RETRY_AFTER, unknown: ids, source: None }
+        Self::Unavailable {
+            reason: Reason::TimedOut,
+            retry_after: RETRY_AFTER,
+            unknown: ids,
+            source: None,
+        }
     }
 
     /// A fault before or after the append itself: nothing was appended by this call.
@@ -80,7 +85,9 @@ impl AppendError {
     }
 
     pub(super) fn vanished(id: EventId) -> Self {
-        Self::Failed(Arc::new(StoreError::Inconsistent(format!("the event {id} was there and is not any more"))))
+        Self::Failed(Arc::new(StoreError::Inconsistent(format!(
+            "the event {id} was there and is not any more"
+        ))))
     }
 
     /// A fault of the store while events with these ids were appended.
@@ -88,14 +95,28 @@ impl AppendError {
         if !error.is_passing() {
             return Self::Failed(error);
         }
-        let reason = if matches!(*error, StoreError::LockTimeout(_)) { Reason::Locked } else { Reason::Database };
+        let reason = if matches!(*error, StoreError::LockTimeout(_)) {
+            Reason::Locked
+        } else {
+            Reason::Database
+        };
         if error.is_outcome_unknown() {
-            return Self::Unavailable { reason, retry_after: RETRY_AFTER, unknown: ids, source: Some(error) };
+            return Self::Unavailable {
+                reason,
+                retry_after: RETRY_AFTER,
+                unknown: ids,
+                source: Some(error),
+            };
         }
         Self::not_done(reason, Some(error))
     }
 
     fn not_done(reason: Reason, source: Option<Arc<StoreError>>) -> Self {
-        Self::Unavailable { reason, retry_after: RETRY_AFTER, unknown: Vec::new(), source }
+        Self::Unavailable {
+            reason,
+            retry_after: RETRY_AFTER,
+            unknown: Vec::new(),
+            source,
+        }
     }
 }

@@ -54,7 +54,10 @@ pub(super) struct EventLog {
 
 impl EventLog {
     pub(super) fn new(store: &Store, partition: Partition) -> Self {
-        Self { store: store.clone(), partition }
+        Self {
+            store: store.clone(),
+            partition,
+        }
     }
 }
 
@@ -77,10 +80,17 @@ impl Log for EventLog {
     }
 
     fn keys(request: &Self::Request) -> Vec<EventId> {
-        request.iter().filter(|event| event.id_is_given).map(|event| event.id).collect()
+        request
+            .iter()
+            .filter(|event| event.id_is_given)
+            .map(|event| event.id)
+            .collect()
     }
 
-    async fn commit(&self, batch: &[&Self::Request]) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
+    async fn commit(
+        &self,
+        batch: &[&Self::Request],
+    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         let requests: Vec<&[NewEvent]> = batch.iter().map(|request| request.as_slice()).collect();
         self.store.append_events(self.partition, &requests).await
     }
@@ -95,7 +105,11 @@ impl Log for EventLog {
 }
 
 /// Events at the places where they went.
-pub(super) fn stored_events(partition: Partition, events: Vec<NewEvent>, places: Vec<AppendedEvent>) -> Vec<Arc<Event>> {
+pub(super) fn stored_events(
+    partition: Partition,
+    events: Vec<NewEvent>,
+    places: Vec<AppendedEvent>,
+) -> Vec<Arc<Event>> {
     let stored = |(event, place): (NewEvent, AppendedEvent)| {
         Arc::new(Event {
             partition,
@@ -121,7 +135,10 @@ pub(super) struct EntryLog {
 
 impl EntryLog {
     pub(super) fn new(store: &Store, partition: Partition) -> Self {
-        Self { store: store.clone(), partition }
+        Self {
+            store: store.clone(),
+            partition,
+        }
     }
 }
 
@@ -147,7 +164,10 @@ impl Log for EntryLog {
         vec![(request.stream_name.clone(), request.event_id)]
     }
 
-    async fn commit(&self, batch: &[&Self::Request]) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
+    async fn commit(
+        &self,
+        batch: &[&Self::Request],
+    ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
         self.store.append_entries(self.partition, batch).await
     }
 

@@ -16,7 +16,8 @@ pub use error::{AppendError, Reason};
 use crate::{
     config::Limits,
     domain::{
-        Aggregate, AggregateId, AggregateType, Entry, Event, EventId, NewEntry, NewEvent, Partition,
+        Aggregate, AggregateId, AggregateType, Entry, Event, EventId, NewEntry, NewEvent,
+        Partition,
         append::{AppendedEvent, Committed, Outcome, Refusal},
     },
     store::{Store, StoreError},
@@ -63,11 +64,27 @@ impl Appender {
         let partitions = store.partitions();
         let events = partitions
             .iter()
-            .map(|partition| Queue::start(&tasks, &stopping, EventLog::new(&store, partition), limits, &on_commit))
+            .map(|partition| {
+                Queue::start(
+                    &tasks,
+                    &stopping,
+                    EventLog::new(&store, partition),
+                    limits,
+                    &on_commit,
+                )
+            })
             .collect();
         let entries = partitions
             .iter()
-            .map(|partition| Queue::start(&tasks, &stopping, EntryLog::new(&store, partition), limits, &on_commit))
+            .map(|partition| {
+                Queue::start(
+                    &tasks,
+                    &stopping,
+                    EntryLog::new(&store, partition),
+                    limits,
+                    &on_commit,
+                )
+            })
             .collect();
         tasks.close();
         Self {
@@ -87,9 +104,17 @@ impl Appender {
     ///
     /// # Errors
     /// When the append is refused, or the database cannot take it now.
-    pub async fn append_events(&self, events: Vec<NewEvent>) -> Result<Appended<Event>, AppendError> {
+    pub async fn append_events(
+        &self,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended<Event>, AppendError> {
         let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
-        match timeout(self.request_timeout, self.append_events_untimed(events, &ids)).await {
+        match timeout(
+            self.request_timeout,
+            self.append_events_untimed(events, &ids),
+        )
+        .await
+        {
             Ok(answer) => answer,
             Err(_) => Err(AppendError::timed_out(ids)),
         }
@@ -125,7 +150,9 @@ impl Appender {
                 Ok(made) => return Ok(made),
                 Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
                 // The aggregate's own id makes a repeat safe.
-                Err(error) => return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)])),
+                Err(error) => {
+                    return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)]));
+                }
             }
         }
     }
@@ -142,18 +169,33 @@ impl Appender {
         ids: &[EventId],
     ) -> Result<Appended<Event>, AppendError> {
         let partitions = self.store.partitions();
-        let Some(first) = events.first().map(|event| partitions.of_aggregate(event.aggregate_id)) else {
-            return Ok(Appended { stored: Vec::new(), duplicate: false });
+        let Some(first) = events
+            .first()
+            .map(|event| partitions.of_aggregate(event.aggregate_id))
+        else {
+            return Ok(Appended {
+                stored: Vec::new(),
+                duplicate: false,
+            });
         };
         self.refuse_ids_of_other_partitions(&events).await?;
-        let outcome = if events.iter().all(|event| partitions.of_aggregate(event.aggregate_id) == first) {
+        let outcome = if events
+            .iter()
+            .all(|event| partitions.of_aggregate(event.aggregate_id) == first)
+        {
             self.events[first.index()].submit(events).await?
         } else {
             self.append_across(events).await?
         };
         match outcome {
-            Outcome::Appended(stored) => Ok(Appended { stored, duplicate: false }),
-            Outcome::Duplicate => Ok(Appended { stored: self.stored_events(ids).await?, duplicate: true }),
+            Outcome::Appended(stored) => Ok(Appended {
+                stored,
+                duplicate: false,
+            }),
+            Outcome::Duplicate => Ok(Appended {
+                stored: self.stored_events(ids).await?,
+                duplicate: true,
+            }),
             Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
         }
     }
@@ -162,12 +204,22 @@ impl Appender {
         let partition = self.store.partitions().of_stream(&entry.stream_name);
         let (name, id) = (entry.stream_name.clone(), entry.event_id);
         match self.entries[partition.index()].submit(entry).await? {
-            Outcome::Appended(stored) => Ok(Appended { stored, duplicate: false }),
+            Outcome::Appended(stored) => Ok(Appended {
+                stored,
+                duplicate: false,
+            }),
             Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
             Outcome::Duplicate => {
-                let stored = self.store.entry_by_event_id(&name, id).await.map_err(AppendError::while_reading)?;
+                let stored = self
+                    .store
+                    .entry_by_event_id(&name, id)
+                    .await
+                    .map_err(AppendError::while_reading)?;
                 let stored = stored.ok_or_else(|| AppendError::vanished(id))?;
-                Ok(Appended { stored: vec![Arc::new(stored)], duplicate: true })
+                Ok(Appended {
+                    stored: vec![Arc::new(stored)],
+                    duplicate: true,
+                })
             }
         }
     }
@@ -175,38 +227,69 @@ impl Appender {
     /// An id means one thing in the whole database, and the log of a partition knows only its own.
     async fn refuse_ids_of_other_partitions(&self, events: &[NewEvent]) -> Result<(), AppendError> {
         let partitions = self.store.partitions();
-        let given: Vec<EventId> = events.iter().filter(|event| event.id_is_given).map(|event| event.id).collect();
+        let given: Vec<EventId> = events
+            .iter()
+            .filter(|event| event.id_is_given)
+            .map(|event| event.id)
+            .collect();
         if partitions.get() == 1 || given.is_empty() {
             return Ok(());
         }
-        let known = self.store.events_by_id(&given).await.map_err(AppendError::while_reading)?;
+        let known = self
+            .store
+            .events_by_id(&given)
+            .await
+            .map_err(AppendError::while_reading)?;
         let reused = events.iter().position(|event| {
-            known.get(&event.id).is_some_and(|known| known.partition != partitions.of_aggregate(event.aggregate_id))
+            known
+                .get(&event.id)
+                .is_some_and(|known| known.partition != partitions.of_aggregate(event.aggregate_id))
         });
         match reused {
-            Some(index) => Err(AppendError::Refused(Refusal::IdReused { index, id: events[index].id })),
+            Some(index) => Err(AppendError::Refused(Refusal::IdReused {
+                index,
+                id: events[index].id,
+            })),
             None => Ok(()),
         }
     }
 
     /// One transaction over several partitions, beside their queues.
-    async fn append_across(&self, events: Vec<NewEvent>) -> Result<Outcome<Arc<Event>>, AppendError> {
+    async fn append_across(
+        &self,
+        events: Vec<NewEvent>,
+    ) -> Result<Outcome<Arc<Event>>, AppendError> {
         let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let _room = self.across_bytes.try_acquire_many(bytes).map_err(|_| AppendError::full())?;
+        let _room = self
+            .across_bytes
+            .try_acquire_many(bytes)
+            .map_err(|_| AppendError::full())?;
         if self.stopping.is_cancelled() {
             return Err(AppendError::stopping());
         }
-        let _turn = self.across.acquire().await.map_err(|_| AppendError::stopping())?;
+        let _turn = self
+            .across
+            .acquire()
+            .await
+            .map_err(|_| AppendError::stopping())?;
 
         let partitions = self.store.partitions();
         let mut places: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
         for (index, event) in events.iter().enumerate() {
-            places.entry(partitions.of_aggregate(event.aggregate_id)).or_default().push(index);
+            places
+                .entry(partitions.of_aggregate(event.aggregate_id))
+                .or_default()
+                .push(index);
         }
         let parts: Vec<(Partition, Vec<NewEvent>)> = places
             .iter()
-            .map(|(partition, indices)| (*partition, indices.iter().map(|&index| events[index].clone()).collect()))
+            .map(|(partition, indices)| {
+                (
+                    *partition,
+                    indices.iter().map(|&index| events[index].clone()).collect(),
+                )
+            })
             .collect();
         let outcomes = self.commit_across(&parts, &events).await?;
 
@@ -214,8 +297,12 @@ impl Appender {
             return Ok(Outcome::Refused(refusal));
         }
         let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
-        for (((partition, part), outcome), indices) in parts.into_iter().zip(outcomes).zip(places.values()) {
-            let Outcome::Appended(appended) = outcome else { return Ok(Outcome::Duplicate) };
+        for (((partition, part), outcome), indices) in
+            parts.into_iter().zip(outcomes).zip(places.values())
+        {
+            let Outcome::Appended(appended) = outcome else {
+                return Ok(Outcome::Duplicate);
+            };
             let part = log::stored_events(partition, part, appended);
             for (&index, event) in indices.iter().zip(&part) {
                 stored[index] = Some(event.clone());
@@ -236,15 +323,28 @@ impl Appender {
             match self.store.append_events_across(parts).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
-                Err(StoreError::ValueRefused(_)) => return Err(AppendError::Refused(Refusal::ValueRefused)),
+                Err(StoreError::ValueRefused(_)) => {
+                    return Err(AppendError::Refused(Refusal::ValueRefused));
+                }
                 Err(error) => return Err(AppendError::of_store(Arc::new(error), ids())),
             }
         }
     }
 
     async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<Arc<Event>>, AppendError> {
-        let mut stored = self.store.events_by_id(ids).await.map_err(AppendError::while_reading)?;
-        ids.iter().map(|id| stored.remove(id).map(Arc::new).ok_or_else(|| AppendError::vanished(*id))).collect()
+        let mut stored = self
+            .store
+            .events_by_id(ids)
+            .await
+            .map_err(AppendError::while_reading)?;
+        ids.iter()
+            .map(|id| {
+                stored
+                    .remove(id)
+                    .map(Arc::new)
+                    .ok_or_else(|| AppendError::vanished(*id))
+            })
+            .collect()
     }
 }
 
@@ -266,5 +366,8 @@ fn first_refusal<T>(
     }
     let (_, indices) = outcomes.iter().zip(places.values()).find(known)?;
     let index = *indices.first()?;
-    Some(Refusal::IdReused { index, id: events[index].id })
+    Some(Refusal::IdReused {
+        index,
+        id: events[index].id,
+    })
 }

@@ -51,22 +51,38 @@ impl<L: Log> Queue<L> {
             on_commit: on_commit.clone(),
         };
         tasks.spawn(committer.run(stopping.clone()));
-        let bytes = Arc::new(Semaphore::new(limits.max_queue_bytes.min(Semaphore::MAX_PERMITS)));
-        Self { sender, bytes, stopping: stopping.clone() }
+        let bytes = Arc::new(Semaphore::new(
+            limits.max_queue_bytes.min(Semaphore::MAX_PERMITS),
+        ));
+        Self {
+            sender,
+            bytes,
+            stopping: stopping.clone(),
+        }
     }
 
     /// Hands in a request and waits for what becomes of it. A full queue refuses at once.
     pub(super) async fn submit(&self, request: L::Request) -> Answer<L> {
         let bytes = u32::try_from(L::size_bytes(&request)).unwrap_or(u32::MAX);
-        let room = self.bytes.clone().try_acquire_many_owned(bytes).map_err(|_| AppendError::full())?;
+        let room = self
+            .bytes
+            .clone()
+            .try_acquire_many_owned(bytes)
+            .map_err(|_| AppendError::full())?;
         if self.stopping.is_cancelled() {
             return Err(AppendError::stopping());
         }
         let (answer, answered) = oneshot::channel();
-        self.sender.try_send(Waiting { request, answer, _room: room }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::full(),
-            mpsc::error::TrySendError::Closed(_) => AppendError::stopping(),
-        })?;
+        self.sender
+            .try_send(Waiting {
+                request,
+                answer,
+                _room: room,
+            })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AppendError::full(),
+                mpsc::error::TrySendError::Closed(_) => AppendError::stopping(),
+            })?;
         answered.await.map_err(|_| AppendError::stopping())?
     }
 }
@@ -113,7 +129,9 @@ impl<L: Log> Committer<L> {
         let mut keys: HashSet<L::Key> = L::keys(&first.request).into_iter().collect();
         let mut batch = vec![first];
         while events < self.max_events && bytes < MAX_BATCH_BYTES {
-            let Ok(next) = self.receiver.try_recv() else { break };
+            let Ok(next) = self.receiver.try_recv() else {
+                break;
+            };
             events += L::count(&next.request);
             bytes += L::size_bytes(&next.request);
             let next_keys = L::keys(&next.request);
@@ -146,7 +164,9 @@ impl<L: Log> Committer<L> {
                 Err(StoreError::ValueRefused(error)) => {
                     tracing::debug!(%error, "the database refuses a value");
                     for waiting in batch {
-                        let _ = waiting.answer.send(Ok(Outcome::Refused(Refusal::ValueRefused)));
+                        let _ = waiting
+                            .answer
+                            .send(Ok(Outcome::Refused(Refusal::ValueRefused)));
                     }
                     Vec::new()
                 }
@@ -154,7 +174,9 @@ impl<L: Log> Committer<L> {
                     let error = Arc::new(error);
                     for waiting in batch {
                         let ids = L::ids(&waiting.request);
-                        let _ = waiting.answer.send(Err(AppendError::of_store(error.clone(), ids)));
+                        let _ = waiting
+                            .answer
+                            .send(Err(AppendError::of_store(error.clone(), ids)));
                     }
                     Vec::new()
                 }
@@ -173,10 +195,18 @@ impl<L: Log> Committer<L> {
         }
     }
 
-    fn answer(&self, batch: Vec<Waiting<L>>, outcomes: Vec<Outcome<L::Place>>) -> Vec<Arc<L::Stored>> {
+    fn answer(
+        &self,
+        batch: Vec<Waiting<L>>,
+        outcomes: Vec<Outcome<L::Place>>,
+    ) -> Vec<Arc<L::Stored>> {
         let mut committed = Vec::with_capacity(batch.len());
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
-            let Waiting { request, answer, _room } = waiting;
+            let Waiting {
+                request,
+                answer,
+                _room,
+            } = waiting;
             let outcome = match outcome {
                 Outcome::Appended(places) => {
                     let stored = self.log.stored(request, places);

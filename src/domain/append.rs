@@ -95,7 +95,9 @@ impl Refusal {
     #[must_use]
     pub fn at(mut self, place: impl Fn(usize) -> usize) -> Self {
         match &mut self {
-            Self::VersionConflict { index, .. } | Self::TypeMismatch { index, .. } | Self::IdReused { index, .. } => {
+            Self::VersionConflict { index, .. }
+            | Self::TypeMismatch { index, .. }
+            | Self::IdReused { index, .. } => {
                 *index = place(*index);
             }
             Self::PositionConflict { .. } | Self::ValueRefused => {}

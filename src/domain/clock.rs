@@ -17,7 +17,10 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock and random numbers")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the machine's clock and random numbers"
+)]
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         chrono::Utc::now().into()

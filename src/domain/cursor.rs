@@ -16,7 +16,9 @@ const KIND_STREAMS: u8 = b's';
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
     /// The server did not make it.
-    #[error("is not a cursor: pass one on as this server gave it, or an empty text for the beginning")]
+    #[error(
+        "is not a cursor: pass one on as this server gave it, or an empty text for the beginning"
+    )]
     Malformed,
     /// Another list gave it.
     #[error("is the cursor of another kind of list: pass on one that this list gave")]
@@ -41,20 +43,30 @@ impl Place {
     /// The place before the first event.
     #[must_use]
     pub fn start(partitions: PartitionCount) -> Self {
-        Self { behind: vec![Position::START; partitions.get()], event_in: None }
+        Self {
+            behind: vec![Position::START; partitions.get()],
+            event_in: None,
+        }
     }
 
     /// The place behind these positions, one for each partition.
     #[must_use]
     pub fn behind(positions: Vec<Position>) -> Self {
-        Self { behind: positions, event_in: None }
+        Self {
+            behind: positions,
+            event_in: None,
+        }
     }
 
     /// The last position that lies before the place when the log is read backwards.
     #[must_use]
     pub fn last_before(&self, partition: Partition) -> Position {
         let behind = self.behind[partition.index()];
-        if self.event_in == Some(partition) { Position(behind.0 - 1) } else { behind }
+        if self.event_in == Some(partition) {
+            Position(behind.0 - 1)
+        } else {
+            behind
+        }
     }
 }
 
@@ -107,13 +119,20 @@ impl Cursor {
     ///
     /// # Errors
     /// When the text is no cursor, or one of another database.
-    pub fn decode(text: &str, database: DatabaseId, partitions: PartitionCount) -> Result<Self, CursorError> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::Malformed)?;
+    pub fn decode(
+        text: &str,
+        database: DatabaseId,
+        partitions: PartitionCount,
+    ) -> Result<Self, CursorError> {
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| CursorError::Malformed)?;
         let (head, body) = bytes.split_at_checked(19).ok_or(CursorError::Malformed)?;
         if head[0] != FORMAT {
             return Err(CursorError::Malformed);
         }
-        let cursor = Self::decode_body(head[1], usize::from(head[18]), body).ok_or(CursorError::Malformed)?;
+        let cursor = Self::decode_body(head[1], usize::from(head[18]), body)
+            .ok_or(CursorError::Malformed)?;
         let of_database = Uuid::from_slice(&head[2..18]).map_err(|_| CursorError::Malformed)?;
         if DatabaseId(of_database) != database || usize::from(head[18]) != partitions.get() {
             return Err(CursorError::OtherDatabase);
@@ -129,19 +148,26 @@ impl Cursor {
                     return None;
                 }
                 let event_in = event_in.checked_sub(1).map(Partition);
-                let behind = (0..partitions).map(|_| take_number(&mut rest)).collect::<Option<Vec<_>>>()?;
+                let behind = (0..partitions)
+                    .map(|_| take_number(&mut rest))
+                    .collect::<Option<Vec<_>>>()?;
                 let starts_in_an_event =
                     event_in.is_none_or(|partition| behind[partition.index()] > Position::START);
-                (rest.is_empty() && starts_in_an_event).then_some(Self::Events(Place { behind, event_in }))
+                (rest.is_empty() && starts_in_an_event)
+                    .then_some(Self::Events(Place { behind, event_in }))
             }
             KIND_AGGREGATES => {
                 let (created_at, id) = body.split_at_checked(8)?;
                 Some(Self::Aggregates {
-                    created_at: Timestamp::from_micros(i64::from_be_bytes(created_at.try_into().ok()?)),
+                    created_at: Timestamp::from_micros(i64::from_be_bytes(
+                        created_at.try_into().ok()?,
+                    )),
                     id: AggregateId(Uuid::from_slice(id).ok()?),
                 })
             }
-            KIND_STREAMS => Some(Self::Streams(StreamName::new(std::str::from_utf8(body).ok()?).ok()?)),
+            KIND_STREAMS => Some(Self::Streams(
+                StreamName::new(std::str::from_utf8(body).ok()?).ok()?,
+            )),
             _ => None,
         }
     }
@@ -215,9 +241,21 @@ mod tests {
     fn a_cursor_of_another_database_or_number_of_partitions_is_refused() {
         let text = Cursor::Events(Place::start(four())).encode(DATABASE, four());
         let other = DatabaseId(Uuid::from_u128(8));
-        assert_eq!(Cursor::decode(&text, other, four()), Err(CursorError::OtherDatabase));
-        assert_eq!(Cursor::decode(&text, DATABASE, PartitionCount::ONE), Err(CursorError::OtherDatabase));
-        assert_eq!(Cursor::decode("bm90IGEgY3Vyc29y", DATABASE, four()), Err(CursorError::Malformed));
-        assert_eq!(Cursor::decode("!", DATABASE, four()), Err(CursorError::Malformed));
+        assert_eq!(
+            Cursor::decode(&text, other, four()),
+            Err(CursorError::OtherDatabase)
+        );
+        assert_eq!(
+            Cursor::decode(&text, DATABASE, PartitionCount::ONE),
+            Err(CursorError::OtherDatabase)
+        );
+        assert_eq!(
+            Cursor::decode("bm90IGEgY3Vyc29y", DATABASE, four()),
+            Err(CursorError::Malformed)
+        );
+        assert_eq!(
+            Cursor::decode("!", DATABASE, four()),
+            Err(CursorError::Malformed)
+        );
     }
 }

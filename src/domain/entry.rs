@@ -1,6 +1,8 @@
 //! Streams and their entries. Floor 0.
 
-use super::{EventId, EventType, ExpectedPosition, Json, Partition, Position, StreamName, Timestamp};
+use super::{
+    EventId, EventType, ExpectedPosition, Json, Partition, Position, StreamName, Timestamp,
+};
 
 /// A named log of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Events: before they are appended, and after. Floor 0.
 
 use super::{
-    AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, Partition, Position, Timestamp, Version,
+    AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, Partition, Position,
+    Timestamp, Version,
 };
 
 /// An event that somebody wants to append.

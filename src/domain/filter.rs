@@ -32,11 +32,24 @@ impl EventFilter {
     #[must_use]
     pub fn matches(&self, event: &Event) -> bool {
         self.aggregate_id.is_none_or(|id| id == event.aggregate_id)
-            && self.aggregate_types.as_ref().is_none_or(|types| types.contains(&event.aggregate_type))
-            && self.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type))
-            && self.created_from.is_none_or(|from| event.created_at >= from)
-            && self.created_before.is_none_or(|before| event.created_at < before)
-            && self.correlation_id.as_ref().is_none_or(|id| correlates(event, id))
+            && self
+                .aggregate_types
+                .as_ref()
+                .is_none_or(|types| types.contains(&event.aggregate_type))
+            && self
+                .event_types
+                .as_ref()
+                .is_none_or(|types| types.contains(&event.event_type))
+            && self
+                .created_from
+                .is_none_or(|from| event.created_at >= from)
+            && self
+                .created_before
+                .is_none_or(|before| event.created_at < before)
+            && self
+                .correlation_id
+                .as_ref()
+                .is_none_or(|id| correlates(event, id))
     }
 }
 
@@ -47,7 +60,10 @@ fn correlates(event: &Event, id: &str) -> bool {
     struct Metadata {
         correlation_id: Option<serde_json::Value>,
     }
-    match serde_json::from_str::<Metadata>(event.metadata.as_str()).ok().and_then(|metadata| metadata.correlation_id) {
+    match serde_json::from_str::<Metadata>(event.metadata.as_str())
+        .ok()
+        .and_then(|metadata| metadata.correlation_id)
+    {
         Some(serde_json::Value::String(text)) => text == id,
         Some(other) => other.to_string() == id,
         None => false,

@@ -11,7 +11,9 @@ pub const MAX_JSON_DEPTH: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     /// Arrays and objects lie too deep in each other.
-    #[error("has more than {MAX_JSON_DEPTH} levels of arrays and objects: {MAX_JSON_DEPTH} are allowed")]
+    #[error(
+        "has more than {MAX_JSON_DEPTH} levels of arrays and objects: {MAX_JSON_DEPTH} are allowed"
+    )]
     TooDeep,
     /// A text holds the character U+0000.
     #[error("holds the character U+0000 in a text, which cannot be stored: leave it out")]
@@ -64,7 +66,10 @@ impl Json {
         if self.0 == other.0 {
             return true;
         }
-        match (serde_json::from_str(&self.0), serde_json::from_str(&other.0)) {
+        match (
+            serde_json::from_str(&self.0),
+            serde_json::from_str(&other.0),
+        ) {
             (Ok(left), Ok(right)) => same(&left, &right),
             _ => false,
         }
@@ -75,11 +80,17 @@ fn same(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) => same_number(left, right),
         (Value::Array(left), Value::Array(right)) => {
-            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| same(left, right))
+            left.len() == right.len()
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| same(left, right))
         }
         (Value::Object(left), Value::Object(right)) => {
             left.len() == right.len()
-                && left.iter().all(|(key, left)| right.get(key).is_some_and(|right| same(left, right)))
+                && left
+                    .iter()
+                    .all(|(key, left)| right.get(key).is_some_and(|right| same(left, right)))
         }
         _ => left == right,
     }
@@ -188,8 +199,12 @@ impl JsonWriter {
         if text.bytes().any(|byte| byte == 0) {
             return Err(JsonError::Nul);
         }
-        if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-            self.text.push_str(&serde_json::to_string(text).map_err(|_| JsonError::NotJson)?);
+        if text
+            .bytes()
+            .any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
+        {
+            self.text
+                .push_str(&serde_json::to_string(text).map_err(|_| JsonError::NotJson)?);
         } else {
             self.text.push('"');
             self.text.push_str(text);
@@ -232,7 +247,10 @@ mod tests {
         writer.key("b").expect("a key");
         writer.number(&Number::from(7));
         writer.close('}');
-        assert_eq!(writer.finish().as_str(), r#"{"a\"":[null,true,"x\ny"],"b":7}"#);
+        assert_eq!(
+            writer.finish().as_str(),
+            r#"{"a\"":[null,true,"x\ny"],"b":7}"#
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 
 use super::{
-    AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent, Version, append::Refusal,
+    AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent, Version,
+    append::Refusal,
 };
 
 /// An event that is stored already, as far as a repeat is compared with it.
@@ -60,19 +61,33 @@ impl Facts {
         let mut accepted: HashMap<AggregateId, (AggregateType, Version)> = HashMap::new();
         let mut versions = Vec::with_capacity(request.len());
         for (index, event) in request.iter().enumerate() {
-            let present = accepted.get(&event.aggregate_id).or_else(|| self.aggregates.get(&event.aggregate_id));
+            let present = accepted
+                .get(&event.aggregate_id)
+                .or_else(|| self.aggregates.get(&event.aggregate_id));
             let version = present.map_or(Version::NONE, |(_, version)| *version);
-            if let Some((actual, _)) = present.filter(|(actual, _)| *actual != event.aggregate_type) {
+            if let Some((actual, _)) = present.filter(|(actual, _)| *actual != event.aggregate_type)
+            {
                 let (expected, actual) = (event.aggregate_type.clone(), actual.clone());
-                return Verdict::Refuse(Refusal::TypeMismatch { index, expected, actual });
+                return Verdict::Refuse(Refusal::TypeMismatch {
+                    index,
+                    expected,
+                    actual,
+                });
             }
             if let ExpectedVersion::Exactly(expected) = event.expected_version
                 && expected != version
             {
-                return Verdict::Refuse(Refusal::VersionConflict { index, expected, actual: version });
+                return Verdict::Refuse(Refusal::VersionConflict {
+                    index,
+                    expected,
+                    actual: version,
+                });
             }
             versions.push(version.next());
-            accepted.insert(event.aggregate_id, (event.aggregate_type.clone(), version.next()));
+            accepted.insert(
+                event.aggregate_id,
+                (event.aggregate_type.clone(), version.next()),
+            );
         }
         self.aggregates.extend(accepted);
         Verdict::Append(versions)
@@ -83,7 +98,10 @@ impl Facts {
             return None;
         }
         let known = |event: &NewEvent| self.events.get(&event.id);
-        if request.iter().all(|event| known(event).is_some_and(|known| known.is_the_same_as(event))) {
+        if request
+            .iter()
+            .all(|event| known(event).is_some_and(|known| known.is_the_same_as(event)))
+        {
             return Some(Verdict::Duplicate);
         }
         let index = request.iter().position(|event| known(event).is_some())?;
@@ -92,7 +110,10 @@ impl Facts {
             .iter()
             .position(|event| known(event).is_some_and(|known| !known.is_the_same_as(event)))
             .unwrap_or(index);
-        Some(Verdict::Refuse(Refusal::IdReused { index, id: request[index].id }))
+        Some(Verdict::Refuse(Refusal::IdReused {
+            index,
+            id: request[index].id,
+        }))
     }
 }
 
@@ -110,7 +131,9 @@ mod tests {
             event_type: EventType::new("user_created").expect("a name"),
             data: Json::empty_object(),
             metadata: Json::empty_object(),
-            expected_version: expected.map_or(ExpectedVersion::Any, |version| ExpectedVersion::Exactly(Version(version))),
+            expected_version: expected.map_or(ExpectedVersion::Any, |version| {
+                ExpectedVersion::Exactly(Version(version))
+            }),
         }
     }
 
@@ -126,23 +149,50 @@ mod tests {
     #[test]
     fn of_two_requests_that_expect_version_0_the_first_wins() {
         let mut facts = Facts::default();
-        assert_eq!(facts.judge(&[event(1, 1, Some(0))]), Verdict::Append(vec![Version(1)]));
-        let refusal = Refusal::VersionConflict { index: 0, expected: Version(0), actual: Version(1) };
-        assert_eq!(facts.judge(&[event(2, 1, Some(0))]), Verdict::Refuse(refusal));
+        assert_eq!(
+            facts.judge(&[event(1, 1, Some(0))]),
+            Verdict::Append(vec![Version(1)])
+        );
+        let refusal = Refusal::VersionConflict {
+            index: 0,
+            expected: Version(0),
+            actual: Version(1),
+        };
+        assert_eq!(
+            facts.judge(&[event(2, 1, Some(0))]),
+            Verdict::Refuse(refusal)
+        );
     }
 
     #[test]
     fn versions_count_after_the_earlier_events_of_the_request() {
-        let request = [event(1, 1, Some(0)), event(2, 2, None), event(3, 1, Some(1))];
-        assert_eq!(Facts::default().judge(&request), Verdict::Append(vec![Version(1), Version(1), Version(2)]));
+        let request = [
+            event(1, 1, Some(0)),
+            event(2, 2, None),
+            event(3, 1, Some(1)),
+        ];
+        assert_eq!(
+            Facts::default().judge(&request),
+            Verdict::Append(vec![Version(1), Version(1), Version(2)])
+        );
     }
 
     #[test]
     fn a_refused_request_leaves_nothing_behind() {
         let mut facts = Facts::default();
-        let refusal = Refusal::VersionConflict { index: 1, expected: Version(5), actual: Version(1) };
-        assert_eq!(facts.judge(&[event(1, 1, None), event(2, 1, Some(5))]), Verdict::Refuse(refusal));
-        assert_eq!(facts.judge(&[event(3, 1, Some(0))]), Verdict::Append(vec![Version(1)]));
+        let refusal = Refusal::VersionConflict {
+            index: 1,
+            expected: Version(5),
+            actual: Version(1),
+        };
+        assert_eq!(
+            facts.judge(&[event(1, 1, None), event(2, 1, Some(5))]),
+            Verdict::Refuse(refusal)
+        );
+        assert_eq!(
+            facts.judge(&[event(3, 1, Some(0))]),
+            Verdict::Append(vec![Version(1)])
+        );
     }
 
     #[test]
@@ -150,7 +200,10 @@ mod tests {
         let first = event(1, 1, Some(0));
         let mut facts = Facts::default();
         facts.events.insert(first.id, stored(&first));
-        facts.aggregates.insert(first.aggregate_id, (first.aggregate_type.clone(), Version(9)));
+        facts.aggregates.insert(
+            first.aggregate_id,
+            (first.aggregate_type.clone(), Version(9)),
+        );
         assert_eq!(facts.judge(&[first]), Verdict::Duplicate);
     }
 
@@ -161,9 +214,21 @@ mod tests {
         facts.events.insert(first.id, stored(&first));
         let mut other = first.clone();
         other.data = Json::stored("[]".to_owned());
-        assert_eq!(facts.judge(&[other]), Verdict::Refuse(Refusal::IdReused { index: 0, id: first.id }));
+        assert_eq!(
+            facts.judge(&[other]),
+            Verdict::Refuse(Refusal::IdReused {
+                index: 0,
+                id: first.id
+            })
+        );
         let partly = [event(2, 1, None), first.clone()];
-        assert_eq!(facts.judge(&partly), Verdict::Refuse(Refusal::IdReused { index: 1, id: first.id }));
+        assert_eq!(
+            facts.judge(&partly),
+            Verdict::Refuse(Refusal::IdReused {
+                index: 1,
+                id: first.id
+            })
+        );
     }
 
     #[test]
@@ -176,7 +241,11 @@ mod tests {
         let expected = other.aggregate_type.clone();
         assert_eq!(
             facts.judge(&[other]),
-            Verdict::Refuse(Refusal::TypeMismatch { index: 0, expected, actual: first.aggregate_type })
+            Verdict::Refuse(Refusal::TypeMismatch {
+                index: 0,
+                expected,
+                actual: first.aggregate_type
+            })
         );
     }
 }

@@ -36,7 +36,9 @@ fn check(text: &str) -> Result<(), NameError> {
         }
     }
     match text.bytes().find(u8::is_ascii_control) {
-        Some(byte) => Err(NameError::Control { code: u32::from(byte) }),
+        Some(byte) => Err(NameError::Control {
+            code: u32::from(byte),
+        }),
         None => Ok(()),
     }
 }
@@ -99,12 +101,18 @@ mod tests {
     fn a_name_has_1_to_100_characters() {
         assert_eq!(EventType::new(""), Err(NameError::Empty));
         assert!(EventType::new(&"ä".repeat(100)).is_ok());
-        assert_eq!(EventType::new(&"ä".repeat(101)), Err(NameError::TooLong { chars: 101 }));
+        assert_eq!(
+            EventType::new(&"ä".repeat(101)),
+            Err(NameError::TooLong { chars: 101 })
+        );
     }
 
     #[test]
     fn a_name_holds_no_control_character() {
         assert_eq!(StreamName::new("a\0b"), Err(NameError::Control { code: 0 }));
-        assert_eq!(StreamName::new("a\nb"), Err(NameError::Control { code: 10 }));
+        assert_eq!(
+            StreamName::new("a\nb"),
+            Err(NameError::Control { code: 10 })
+        );
     }
 }

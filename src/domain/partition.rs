@@ -88,7 +88,9 @@ mod tests {
 
     #[test]
     fn only_powers_of_two_up_to_16_are_numbers_of_partitions() {
-        let good: Vec<u8> = (0..=255).filter(|&n| PartitionCount::new(n).is_some()).collect();
+        let good: Vec<u8> = (0..=255)
+            .filter(|&n| PartitionCount::new(n).is_some())
+            .collect();
         assert_eq!(good, [1, 2, 4, 8, 16]);
     }
 

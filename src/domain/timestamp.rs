@@ -24,7 +24,9 @@ impl Timestamp {
     /// Reads RFC 3339: `2026-01-31T12:00:00Z`, with any offset and up to nine digits of a second (cut to six).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|time| Self(time.timestamp_micros()))
+        DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|time| Self(time.timestamp_micros()))
     }
 
     /// The same instant for the database.

@@ -60,9 +60,18 @@ impl AggregateObject {
         #[graphql(default_with = "Order::OldestFirst")] order: Order,
     ) -> Result<Vec<EventObject>> {
         let first = i32::try_from(check_first(first)?).unwrap_or(i32::MAX);
-        let after = after_version.map(|version| check_version("afterVersion", version)).transpose()?;
-        let Some(range) = range_of(&self.0, after, first, order) else { return Ok(Vec::new()) };
-        let events = ctx.data_unchecked::<Loaders>().event_ranges.load_one(range).await?.unwrap_or_default();
+        let after = after_version
+            .map(|version| check_version("afterVersion", version))
+            .transpose()?;
+        let Some(range) = range_of(&self.0, after, first, order) else {
+            return Ok(Vec::new());
+        };
+        let events = ctx
+            .data_unchecked::<Loaders>()
+            .event_ranges
+            .load_one(range)
+            .await?
+            .unwrap_or_default();
         let mut events: Vec<EventObject> = events.into_iter().map(EventObject).collect();
         if order == Order::NewestFirst {
             events.reverse();
@@ -72,22 +81,39 @@ impl AggregateObject {
 }
 
 /// The versions that are asked for: they have no gap, so a number of events is a range.
-fn range_of(aggregate: &Aggregate, after: Option<Version>, first: i32, order: Order) -> Option<EventRange> {
+fn range_of(
+    aggregate: &Aggregate,
+    after: Option<Version>,
+    first: i32,
+    order: Order,
+) -> Option<EventRange> {
     let newest = aggregate.version.0;
     let (low, high) = match order {
         Order::OldestFirst => {
             let after = after.map_or(0, |after| after.0);
-            (after.saturating_add(1), after.saturating_add(first).min(newest))
+            (
+                after.saturating_add(1),
+                after.saturating_add(first).min(newest),
+            )
         }
         Order::NewestFirst => {
             let high = after.map_or(newest, |after| (after.0 - 1).min(newest));
             ((high - first + 1).max(1), high)
         }
     };
-    (low <= high).then_some(EventRange { aggregate_id: aggregate.id, first: Version(low), last: Version(high) })
+    (low <= high).then_some(EventRange {
+        aggregate_id: aggregate.id,
+        first: Version(low),
+        last: Version(high),
+    })
 }
 
-connection!(AggregateConnection, AggregateEdge, AggregateObject, "aggregates");
+connection!(
+    AggregateConnection,
+    AggregateEdge,
+    AggregateObject,
+    "aggregates"
+);
 
 /// An aggregate to make.
 #[derive(InputObject)]
@@ -123,9 +149,17 @@ impl AggregateQuery {
     }
 
     /// One aggregate.
-    async fn aggregate(&self, ctx: &Context<'_>, id: UuidScalar) -> Result<Option<AggregateObject>> {
+    async fn aggregate(
+        &self,
+        ctx: &Context<'_>,
+        id: UuidScalar,
+    ) -> Result<Option<AggregateObject>> {
         require(ctx, Role::Read)?;
-        let aggregate = ctx.data_unchecked::<Loaders>().aggregates.load_one(AggregateId(id.0)).await?;
+        let aggregate = ctx
+            .data_unchecked::<Loaders>()
+            .aggregates
+            .load_one(AggregateId(id.0))
+            .await?;
         Ok(aggregate.map(AggregateObject))
     }
 
@@ -142,7 +176,9 @@ impl AggregateQuery {
         require(ctx, Role::Read)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let store = app.store();
-        let types = types.map(|types| aggregate_types("types", &types)).transpose()?;
+        let types = types
+            .map(|types| aggregate_types("types", &types))
+            .transpose()?;
         let first = check_first(first)?;
         let after = match after.as_deref().filter(|text| !text.is_empty()) {
             None => None,
@@ -152,16 +188,29 @@ impl AggregateQuery {
                 Err(error) => return Err(ApiError::bad_input("after", error).into()),
             },
         };
-        let page = store.aggregates_page(types.as_deref(), order.into(), after, first as u64 + 1).await;
+        let page = store
+            .aggregates_page(types.as_deref(), order.into(), after, first as u64 + 1)
+            .await;
         let mut page = page.map_err(ApiError::from)?;
         let has_next = page.len() > first;
         page.truncate(first);
         let cursor = |aggregate: &Aggregate| {
-            Cursor::Aggregates { created_at: aggregate.created_at, id: aggregate.id }
-                .encode(store.database_id(), store.partitions())
+            Cursor::Aggregates {
+                created_at: aggregate.created_at,
+                id: aggregate.id,
+            }
+            .encode(store.database_id(), store.partitions())
         };
-        let nodes = page.into_iter().map(|aggregate| (cursor(&aggregate), AggregateObject(aggregate))).collect();
-        Ok(AggregateConnection::new(nodes, after.is_some(), has_next, None))
+        let nodes = page
+            .into_iter()
+            .map(|aggregate| (cursor(&aggregate), AggregateObject(aggregate)))
+            .collect();
+        Ok(AggregateConnection::new(
+            nodes,
+            after.is_some(),
+            has_next,
+            None,
+        ))
     }
 }
 
@@ -179,16 +228,24 @@ impl AggregateMutation {
         require(ctx, Role::Write)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let id = AggregateId(input.id.map_or_else(|| app.clock().new_id(), |id| id.0));
-        let aggregate_type =
-            AggregateType::new(&input.aggregate_type).map_err(|error| ApiError::bad_input("input.type", error))?;
+        let aggregate_type = AggregateType::new(&input.aggregate_type)
+            .map_err(|error| ApiError::bad_input("input.type", error))?;
         let made = app.appender().create_aggregate(id, &aggregate_type).await;
-        let (aggregate, created) =
-            made.map_err(|error| ApiError::Append { error, input: super::errors::AppendInput::One })?;
+        let (aggregate, created) = made.map_err(|error| ApiError::Append {
+            error,
+            input: super::errors::AppendInput::One,
+        })?;
         if aggregate.aggregate_type != aggregate_type {
-            let (expected, actual) = (aggregate_type.to_string(), aggregate.aggregate_type.to_string());
+            let (expected, actual) = (
+                aggregate_type.to_string(),
+                aggregate.aggregate_type.to_string(),
+            );
             return Err(ApiError::TypeMismatch { expected, actual }.into());
         }
-        Ok(CreateAggregatePayload { aggregate: AggregateObject(aggregate), created })
+        Ok(CreateAggregatePayload {
+            aggregate: AggregateObject(aggregate),
+            created,
+        })
     }
 }
 
@@ -206,7 +263,8 @@ mod tests {
             created_at: Timestamp::from_micros(0),
             updated_at: Timestamp::from_micros(0),
         };
-        range_of(&aggregate, after.map(Version), first, order).map(|range| (range.first.0, range.last.0))
+        range_of(&aggregate, after.map(Version), first, order)
+            .map(|range| (range.first.0, range.last.0))
     }
 
     #[test]

@@ -49,7 +49,10 @@ impl Documents {
 }
 
 /// The kind of the operation that would run.
-pub(super) fn operation_of(document: &ExecutableDocument, name: Option<&str>) -> Result<OperationType, ServerError> {
+pub(super) fn operation_of(
+    document: &ExecutableDocument,
+    name: Option<&str>,
+) -> Result<OperationType, ServerError> {
     let operation = match (&document.operations, name) {
         (DocumentOperations::Single(operation), None) => operation,
         (DocumentOperations::Multiple(operations), None) if operations.len() == 1 => {
@@ -58,14 +61,18 @@ pub(super) fn operation_of(document: &ExecutableDocument, name: Option<&str>) ->
                 None => return Err(error("the document has no operation")),
             }
         }
-        (DocumentOperations::Multiple(operations), Some(name)) => {
-            operations.get(name).ok_or_else(|| error(&format!("the document has no operation named {name}")))?
-        }
+        (DocumentOperations::Multiple(operations), Some(name)) => operations
+            .get(name)
+            .ok_or_else(|| error(&format!("the document has no operation named {name}")))?,
         (DocumentOperations::Multiple(_), None) => {
-            return Err(error("the document has several operations: say which one in operationName"));
+            return Err(error(
+                "the document has several operations: say which one in operationName",
+            ));
         }
         (DocumentOperations::Single(_), Some(name)) => {
-            return Err(error(&format!("the document has no operation named {name}")));
+            return Err(error(&format!(
+                "the document has no operation named {name}"
+            )));
         }
     };
     Ok(operation.node.ty)
@@ -84,11 +91,18 @@ fn check_brackets(text: &str) -> Result<(), ServerError> {
             b'{' | b'[' | b'(' => {
                 depth += 1;
                 if depth > MAX_BRACKETS {
-                    return Err(error(&format!("the document has more than {MAX_BRACKETS} brackets in each other")));
+                    return Err(error(&format!(
+                        "the document has more than {MAX_BRACKETS} brackets in each other"
+                    )));
                 }
             }
             b'}' | b']' | b')' => depth = depth.saturating_sub(1),
-            b'#' => at += bytes[at..].iter().take_while(|byte| **byte != b'\n').count(),
+            b'#' => {
+                at += bytes[at..]
+                    .iter()
+                    .take_while(|byte| **byte != b'\n')
+                    .count()
+            }
             b'"' => at = end_of_text(bytes, at),
             _ => {}
         }
@@ -121,7 +135,11 @@ mod tests {
     #[test]
     fn brackets_in_texts_and_comments_do_not_count() {
         let many = "[".repeat(1000);
-        for text in [format!("{{ a(x: \"{many}\\\"{many}\") }}"), format!("{{ a(x: \"\"\"{many}\"\"\") }}"), format!("{{ a }} # {many}")] {
+        for text in [
+            format!("{{ a(x: \"{many}\\\"{many}\") }}"),
+            format!("{{ a(x: \"\"\"{many}\"\"\") }}"),
+            format!("{{ a }} # {many}"),
+        ] {
             assert!(check_brackets(&text).is_ok(), "{}", &text[..20]);
         }
     }
@@ -135,7 +153,10 @@ mod tests {
     #[test]
     fn a_named_operation_has_to_be_there() {
         let document = parse_query("query A { a } mutation B { b }").expect("a document");
-        assert_eq!(operation_of(&document, Some("B")).expect("it is there"), OperationType::Mutation);
+        assert_eq!(
+            operation_of(&document, Some("B")).expect("it is there"),
+            OperationType::Mutation
+        );
         assert!(operation_of(&document, None).is_err());
         assert!(operation_of(&document, Some("C")).is_err());
     }

@@ -28,7 +28,10 @@ pub(super) enum ApiError {
     /// The caller's role does not allow it.
     Forbidden { needed: Role },
     /// The append failed; `input` is the path of the list or object that it came in.
-    Append { error: AppendError, input: AppendInput },
+    Append {
+        error: AppendError,
+        input: AppendInput,
+    },
     /// The database failed while it was read.
     Store(Arc<StoreError>),
 }
@@ -48,17 +51,34 @@ pub(super) struct Fault(pub Arc<dyn StdError + Send + Sync>);
 
 impl ApiError {
     pub(super) fn bad_input(field: impl Into<String>, message: impl ToString) -> Self {
-        Self::BadUserInput { field: field.into(), message: message.to_string() }
+        Self::BadUserInput {
+            field: field.into(),
+            message: message.to_string(),
+        }
     }
 
-    pub(super) fn not_reached(place: Place, database: DatabaseId, partitions: PartitionCount) -> Self {
-        Self::PlaceNotReached { head: Cursor::Events(place).encode(database, partitions) }
+    pub(super) fn not_reached(
+        place: Place,
+        database: DatabaseId,
+        partitions: PartitionCount,
+    ) -> Self {
+        Self::PlaceNotReached {
+            head: Cursor::Events(place).encode(database, partitions),
+        }
     }
 
-    pub(super) fn of_follow(error: FollowError, database: DatabaseId, partitions: PartitionCount) -> Self {
+    pub(super) fn of_follow(
+        error: FollowError,
+        database: DatabaseId,
+        partitions: PartitionCount,
+    ) -> Self {
         match error {
-            FollowError::NotReached { head: Head::Log(place) } => Self::not_reached(place, database, partitions),
-            FollowError::NotReached { head: Head::Stream(position) } => Self::PositionNotReached { head: position.0 },
+            FollowError::NotReached {
+                head: Head::Log(place),
+            } => Self::not_reached(place, database, partitions),
+            FollowError::NotReached {
+                head: Head::Stream(position),
+            } => Self::PositionNotReached { head: position.0 },
             FollowError::Store(error) => error.into(),
         }
     }
@@ -74,28 +94,40 @@ impl From<ApiError> for Error {
     fn from(error: ApiError) -> Self {
         match error {
             ApiError::BadUserInput { field, message } => bad_user_input(&field, &message),
-            ApiError::PlaceNotReached { head } => {
-                coded("the cursor lies above the newest place of the log", "PLACE_NOT_REACHED", |extensions| {
+            ApiError::PlaceNotReached { head } => coded(
+                "the cursor lies above the newest place of the log",
+                "PLACE_NOT_REACHED",
+                |extensions| {
                     extensions.set("head", head.as_str());
-                })
-            }
+                },
+            ),
             ApiError::PositionNotReached { head } => {
-                let message = format!("the position lies above the stream's newest one, which is {head}");
-                coded(message, "PLACE_NOT_REACHED", |extensions| extensions.set("head", head))
+                let message =
+                    format!("the position lies above the stream's newest one, which is {head}");
+                coded(message, "PLACE_NOT_REACHED", |extensions| {
+                    extensions.set("head", head)
+                })
             }
             ApiError::TypeMismatch { expected, actual } => type_mismatch(&expected, &actual),
             ApiError::Forbidden { needed } => {
                 let message = format!("this needs a token with the role {needed} or above");
                 coded(message, "FORBIDDEN", |_| {})
             }
-            ApiError::Append { error: AppendError::Refused(refusal), input } => refused(refusal, input),
+            ApiError::Append {
+                error: AppendError::Refused(refusal),
+                input,
+            } => refused(refusal, input),
             ApiError::Append { error, .. } => not_appended(error),
             ApiError::Store(error) => not_read(error),
         }
     }
 }
 
-fn coded(message: impl Into<String>, code: &str, set: impl FnOnce(&mut ErrorExtensionValues)) -> Error {
+fn coded(
+    message: impl Into<String>,
+    code: &str,
+    set: impl FnOnce(&mut ErrorExtensionValues),
+) -> Error {
     Error::new(message).extend_with(|_, extensions| {
         extensions.set("code", code);
         set(extensions);
@@ -103,7 +135,11 @@ fn coded(message: impl Into<String>, code: &str, set: impl FnOnce(&mut ErrorExte
 }
 
 fn bad_user_input(field: &str, message: &str) -> Error {
-    coded(format!("{field} {message}"), "BAD_USER_INPUT", |extensions| extensions.set("field", field))
+    coded(
+        format!("{field} {message}"),
+        "BAD_USER_INPUT",
+        |extensions| extensions.set("field", field),
+    )
 }
 
 fn type_mismatch(expected: &str, actual: &str) -> Error {
@@ -121,21 +157,29 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
     };
     let message = refusal.to_string();
     match refusal {
-        Refusal::VersionConflict { index, expected, actual } => coded(message, "VERSION_CONFLICT", |extensions| {
+        Refusal::VersionConflict {
+            index,
+            expected,
+            actual,
+        } => coded(message, "VERSION_CONFLICT", |extensions| {
             extensions.set("expected", expected.0);
             extensions.set("actual", actual.0);
             extensions.set("field", of(index, "expectedVersion"));
         }),
-        Refusal::PositionConflict { expected, actual } => coded(message, "VERSION_CONFLICT", |extensions| {
-            extensions.set("expected", expected.0);
-            extensions.set("actual", actual.0);
-            extensions.set("field", "input.expectedPosition");
-        }),
-        Refusal::TypeMismatch { index, expected, actual } => {
-            type_mismatch(expected.as_str(), actual.as_str()).extend_with(|_, extensions| {
-                extensions.set("field", of(index, "aggregateType"));
+        Refusal::PositionConflict { expected, actual } => {
+            coded(message, "VERSION_CONFLICT", |extensions| {
+                extensions.set("expected", expected.0);
+                extensions.set("actual", actual.0);
+                extensions.set("field", "input.expectedPosition");
             })
         }
+        Refusal::TypeMismatch {
+            index,
+            expected,
+            actual,
+        } => type_mismatch(expected.as_str(), actual.as_str()).extend_with(|_, extensions| {
+            extensions.set("field", of(index, "aggregateType"));
+        }),
         Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", of(index, "id"));
         }),
@@ -151,15 +195,25 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
 
 fn not_appended(error: AppendError) -> Error {
     match error {
-        AppendError::Unavailable { reason, retry_after, unknown, source } => {
+        AppendError::Unavailable {
+            reason,
+            retry_after,
+            unknown,
+            source,
+        } => {
             if let Some(source) = source {
-                tracing::warn!(error = source.as_ref() as &dyn StdError, "an append could not be taken: {reason}");
+                tracing::warn!(
+                    error = source.as_ref() as &dyn StdError,
+                    "an append could not be taken: {reason}"
+                );
             }
             let retry_after_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
             let message = if unknown.is_empty() {
                 format!("{reason}: nothing was done, try again")
             } else {
-                format!("{reason}: whether it was done is unknown, and repeating it with the same ids is safe")
+                format!(
+                    "{reason}: whether it was done is unknown, and repeating it with the same ids is safe"
+                )
             };
             coded(message, "UNAVAILABLE", |extensions| {
                 extensions.set("retryAfterMs", retry_after_ms);
@@ -167,7 +221,10 @@ fn not_appended(error: AppendError) -> Error {
                     extensions.set("outcome", "NOT_DONE");
                 } else {
                     extensions.set("outcome", "UNKNOWN");
-                    extensions.set("ids", unknown.iter().map(ToString::to_string).collect::<Vec<_>>());
+                    extensions.set(
+                        "ids",
+                        unknown.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    );
                 }
             })
         }
@@ -180,15 +237,26 @@ fn not_read(error: Arc<StoreError>) -> Error {
     if !error.is_passing() {
         return internal(error);
     }
-    tracing::warn!(error = error.as_ref() as &dyn StdError, "the database could not be read");
-    coded("the database cannot be reached: try again", "UNAVAILABLE", |extensions| {
-        extensions.set("retryAfterMs", RETRY_AFTER_MS);
-        extensions.set("outcome", "NOT_DONE");
-    })
+    tracing::warn!(
+        error = error.as_ref() as &dyn StdError,
+        "the database could not be read"
+    );
+    coded(
+        "the database cannot be reached: try again",
+        "UNAVAILABLE",
+        |extensions| {
+            extensions.set("retryAfterMs", RETRY_AFTER_MS);
+            extensions.set("outcome", "NOT_DONE");
+        },
+    )
 }
 
 fn internal(error: Arc<StoreError>) -> Error {
-    let mut internal = coded("the server failed; its log says why, under this request id", "INTERNAL", |_| {});
+    let mut internal = coded(
+        "the server failed; its log says why, under this request id",
+        "INTERNAL",
+        |_| {},
+    );
     internal.source = Some(Arc::new(Fault(error)));
     internal
 }
@@ -196,9 +264,18 @@ fn internal(error: Arc<StoreError>) -> Error {
 /// Brings an error into the form that clients rely on: each has a code, and the server's own faults the request's id.
 pub(super) fn finish(error: &mut ServerError, caller: Option<&Caller>) {
     if let Some(Fault(cause)) = error.source::<Fault>() {
-        let request_id = caller.map(|caller| caller.request_id.to_string()).unwrap_or_default();
-        tracing::error!(request_id, error = cause.as_ref() as &dyn StdError, "a request failed");
-        error.extensions.get_or_insert_default().set("requestId", request_id);
+        let request_id = caller
+            .map(|caller| caller.request_id.to_string())
+            .unwrap_or_default();
+        tracing::error!(
+            request_id,
+            error = cause.as_ref() as &dyn StdError,
+            "a request failed"
+        );
+        error
+            .extensions
+            .get_or_insert_default()
+            .set("requestId", request_id);
     }
     let extensions = error.extensions.get_or_insert_default();
     if extensions.get("code").is_none() {

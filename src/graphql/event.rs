@@ -6,19 +6,19 @@ use async_graphql::{Context, InputObject, Object, Result, SimpleObject, Subscrip
 use futures_util::stream::{self, Stream};
 
 use super::{
+    Limited,
     access::require,
     aggregate::AggregateObject,
     errors::{ApiError, AppendInput},
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost, place_of},
     scalars::{DateTimeScalar, JsonScalar, UuidScalar},
-    Limited,
 };
 use crate::{
     app::App,
     domain::{
-        AggregateId, AggregateType, Cursor, Event, EventFilter, EventId, EventType, ExpectedVersion, Json, NewEvent,
-        Place, Role,
+        AggregateId, AggregateType, Cursor, Event, EventFilter, EventId, EventType,
+        ExpectedVersion, Json, NewEvent, Place, Role,
     },
     store::EventPageOutcome,
 };
@@ -74,9 +74,15 @@ impl EventObject {
     async fn aggregate(&self, ctx: &Context<'_>) -> Result<AggregateObject> {
         let loaders = ctx.data_unchecked::<Loaders>();
         let aggregate = loaders.aggregates.load_one(self.0.aggregate_id).await?;
-        aggregate.map(AggregateObject).ok_or_else(|| {
-            crate::store::StoreError::Inconsistent(format!("the event {} has no aggregate", self.0.id))
-        }).map_err(|error| ApiError::from(error).into())
+        aggregate
+            .map(AggregateObject)
+            .ok_or_else(|| {
+                crate::store::StoreError::Inconsistent(format!(
+                    "the event {} has no aggregate",
+                    self.0.id
+                ))
+            })
+            .map_err(|error| ApiError::from(error).into())
     }
 }
 
@@ -115,12 +121,20 @@ pub struct EventFilterInput {
 
 impl EventFilterInput {
     fn check(self) -> Result<EventFilter, ApiError> {
-        let aggregate_types = self.aggregate_types.map(|types| aggregate_types("filter.aggregateTypes", &types));
+        let aggregate_types = self
+            .aggregate_types
+            .map(|types| aggregate_types("filter.aggregateTypes", &types));
         let event_types = self.event_types.map(|types| {
             let check = |(index, name): (usize, &String)| {
-                EventType::new(name).map_err(|error| ApiError::bad_input(format!("filter.eventTypes[{index}]"), error))
+                EventType::new(name).map_err(|error| {
+                    ApiError::bad_input(format!("filter.eventTypes[{index}]"), error)
+                })
             };
-            types.iter().enumerate().map(check).collect::<Result<Vec<_>, _>>()
+            types
+                .iter()
+                .enumerate()
+                .map(check)
+                .collect::<Result<Vec<_>, _>>()
         });
         Ok(EventFilter {
             aggregate_id: self.aggregate_id.map(|id| AggregateId(id.0)),
@@ -134,9 +148,13 @@ impl EventFilterInput {
 }
 
 /// Checks the names of types of aggregates.
-pub(super) fn aggregate_types(field: &str, types: &[String]) -> Result<Vec<AggregateType>, ApiError> {
+pub(super) fn aggregate_types(
+    field: &str,
+    types: &[String],
+) -> Result<Vec<AggregateType>, ApiError> {
     let check = |(index, name): (usize, &String)| {
-        AggregateType::new(name).map_err(|error| ApiError::bad_input(format!("{field}[{index}]"), error))
+        AggregateType::new(name)
+            .map_err(|error| ApiError::bad_input(format!("{field}[{index}]"), error))
     };
     types.iter().enumerate().map(check).collect()
 }
@@ -164,15 +182,22 @@ pub struct AppendEventInput {
 impl AppendEventInput {
     fn check(self, app: &App, limits: &Limited, path: &str) -> Result<NewEvent, ApiError> {
         let field = |name: &str| format!("{path}.{name}");
-        let metadata = self.metadata.map_or_else(Json::empty_object, |metadata| metadata.0);
+        let metadata = self
+            .metadata
+            .map_or_else(Json::empty_object, |metadata| metadata.0);
         if !metadata.is_object() {
-            return Err(ApiError::bad_input(field("metadata"), "must be a JSON object"));
+            return Err(ApiError::bad_input(
+                field("metadata"),
+                "must be a JSON object",
+            ));
         }
         limits.check_bytes(&field("data"), &self.data.0)?;
         limits.check_bytes(&field("metadata"), &metadata)?;
         let expected_version = match self.expected_version {
             None => ExpectedVersion::Any,
-            Some(version) => ExpectedVersion::Exactly(check_version(&field("expectedVersion"), version)?),
+            Some(version) => {
+                ExpectedVersion::Exactly(check_version(&field("expectedVersion"), version)?)
+            }
         };
         Ok(NewEvent {
             id: EventId(self.id.map_or_else(|| app.clock().new_id(), |id| id.0)),
@@ -180,7 +205,8 @@ impl AppendEventInput {
             aggregate_id: AggregateId(self.aggregate_id.0),
             aggregate_type: AggregateType::new(&self.aggregate_type)
                 .map_err(|error| ApiError::bad_input(field("aggregateType"), error))?,
-            event_type: EventType::new(&self.event_type).map_err(|error| ApiError::bad_input(field("type"), error))?,
+            event_type: EventType::new(&self.event_type)
+                .map_err(|error| ApiError::bad_input(field("type"), error))?,
             data: self.data.0,
             metadata,
             expected_version,
@@ -219,7 +245,11 @@ impl EventQuery {
     /// One event.
     async fn event(&self, ctx: &Context<'_>, id: UuidScalar) -> Result<Option<EventObject>> {
         require(ctx, Role::Read)?;
-        let event = ctx.data_unchecked::<Loaders>().events.load_one(EventId(id.0)).await?;
+        let event = ctx
+            .data_unchecked::<Loaders>()
+            .events
+            .load_one(EventId(id.0))
+            .await?;
         Ok(event.map(EventObject))
     }
 
@@ -235,29 +265,52 @@ impl EventQuery {
     ) -> Result<EventConnection> {
         require(ctx, Role::Read)?;
         let app = ctx.data_unchecked::<Arc<App>>();
-        let filter = filter.map(EventFilterInput::check).transpose()?.unwrap_or_default();
+        let filter = filter
+            .map(EventFilterInput::check)
+            .transpose()?
+            .unwrap_or_default();
         let first = check_first(first)?;
         let after = parse_place(app, after.as_deref())?;
         let store = app.store();
-        let page = match store.events_page(&filter, order.into(), after.as_ref(), first).await.map_err(ApiError::from)? {
+        let page = match store
+            .events_page(&filter, order.into(), after.as_ref(), first)
+            .await
+            .map_err(ApiError::from)?
+        {
             EventPageOutcome::Page(page) => page,
             EventPageOutcome::NotReached(head) => {
-                return Err(ApiError::not_reached(head, store.database_id(), store.partitions()).into());
+                return Err(
+                    ApiError::not_reached(head, store.database_id(), store.partitions()).into(),
+                );
             }
         };
-        let encode = |place: Place| Cursor::Events(place).encode(store.database_id(), store.partitions());
-        let nodes = page.events.into_iter().map(|(place, event)| (encode(place), EventObject(Arc::new(event)))).collect();
-        Ok(EventConnection::new(nodes, after.is_some(), page.has_next, Some(encode(page.end))))
+        let encode =
+            |place: Place| Cursor::Events(place).encode(store.database_id(), store.partitions());
+        let nodes = page
+            .events
+            .into_iter()
+            .map(|(place, event)| (encode(place), EventObject(Arc::new(event))))
+            .collect();
+        Ok(EventConnection::new(
+            nodes,
+            after.is_some(),
+            page.has_next,
+            Some(encode(page.end)),
+        ))
     }
 }
 
 /// The place that a client names: none for an empty text, which is the beginning.
 fn parse_place(app: &App, after: Option<&str>) -> Result<Option<Place>, ApiError> {
     let store = app.store();
-    let Some(text) = after.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = after.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     let cursor = Cursor::decode(text, store.database_id(), store.partitions())
         .map_err(|error| ApiError::bad_input("after", error))?;
-    place_of(cursor).map(Some).ok_or_else(|| ApiError::bad_input("after", crate::domain::CursorError::OtherKind))
+    place_of(cursor)
+        .map(Some)
+        .ok_or_else(|| ApiError::bad_input("after", crate::domain::CursorError::OtherKind))
 }
 
 #[derive(Default)]
@@ -266,21 +319,37 @@ pub struct EventMutation;
 #[Object]
 impl EventMutation {
     /// Appends one event. An aggregate that does not exist yet is made.
-    async fn append_event(&self, ctx: &Context<'_>, input: AppendEventInput) -> Result<AppendEventPayload> {
+    async fn append_event(
+        &self,
+        ctx: &Context<'_>,
+        input: AppendEventInput,
+    ) -> Result<AppendEventPayload> {
         require(ctx, Role::Write)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let event = input.check(app, ctx.data_unchecked(), "input")?;
         let appended = app.appender().append_events(vec![event]).await;
-        let appended = appended.map_err(|error| ApiError::Append { error, input: AppendInput::One })?;
+        let appended = appended.map_err(|error| ApiError::Append {
+            error,
+            input: AppendInput::One,
+        })?;
         let event = appended.stored.into_iter().next().map(EventObject);
         let event = event.ok_or_else(|| {
-            ApiError::from(crate::store::StoreError::Inconsistent("an append stored nothing".to_owned()))
+            ApiError::from(crate::store::StoreError::Inconsistent(
+                "an append stored nothing".to_owned(),
+            ))
         })?;
-        Ok(AppendEventPayload { event, duplicate: appended.duplicate })
+        Ok(AppendEventPayload {
+            event,
+            duplicate: appended.duplicate,
+        })
     }
 
     /// Appends several events, to one or more aggregates: all of them or none.
-    async fn append_events(&self, ctx: &Context<'_>, input: AppendEventsInput) -> Result<AppendEventsPayload> {
+    async fn append_events(
+        &self,
+        ctx: &Context<'_>,
+        input: AppendEventsInput,
+    ) -> Result<AppendEventsPayload> {
         require(ctx, Role::Write)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let limits = ctx.data_unchecked::<Limited>();
@@ -291,13 +360,22 @@ impl EventMutation {
             let event = event.check(app, limits, &format!("input.events[{index}]"))?;
             if !ids.insert(event.id) {
                 let field = format!("input.events[{index}].id");
-                return Err(ApiError::bad_input(field, "is in the list twice: each event needs an id of its own").into());
+                return Err(ApiError::bad_input(
+                    field,
+                    "is in the list twice: each event needs an id of its own",
+                )
+                .into());
             }
             events.push(event);
         }
         let appended = app.appender().append_events(events).await;
-        let appended = appended.map_err(|error| ApiError::Append { error, input: AppendInput::List })?;
-        Ok(AppendEventsPayload { events: appended.stored.into_iter().map(EventObject).collect() })
+        let appended = appended.map_err(|error| ApiError::Append {
+            error,
+            input: AppendInput::List,
+        })?;
+        Ok(AppendEventsPayload {
+            events: appended.stored.into_iter().map(EventObject).collect(),
+        })
     }
 }
 
@@ -316,14 +394,20 @@ impl EventSubscription {
     ) -> Result<impl Stream<Item = Result<EventUpdate>>> {
         require(ctx, Role::Read)?;
         let app = ctx.data_unchecked::<Arc<App>>();
-        let filter = filter.map(EventFilterInput::check).transpose()?.unwrap_or_default();
+        let filter = filter
+            .map(EventFilterInput::check)
+            .transpose()?
+            .unwrap_or_default();
         let (database, partitions) = (app.store().database_id(), app.store().partitions());
         let place = match after.as_deref() {
             None => None,
-            Some(text) => Some(parse_place(app, Some(text))?.unwrap_or_else(|| Place::start(partitions))),
+            Some(text) => {
+                Some(parse_place(app, Some(text))?.unwrap_or_else(|| Place::start(partitions)))
+            }
         };
         let follower = app.tail().follow_events(place, filter, progress).await;
-        let follower = follower.map_err(|error| ApiError::of_follow(error, database, partitions))?;
+        let follower =
+            follower.map_err(|error| ApiError::of_follow(error, database, partitions))?;
         Ok(stream::unfold(Some(follower), move |follower| async move {
             let mut follower = follower?;
             Some(match follower.next().await {

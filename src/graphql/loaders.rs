@@ -33,7 +33,9 @@ impl Loaders {
 }
 
 fn loader<T>(loader: T) -> DataLoader<T> {
-    DataLoader::new(loader, tokio::spawn).delay(Duration::ZERO).max_batch_size(MAX_KEYS)
+    DataLoader::new(loader, tokio::spawn)
+        .delay(Duration::ZERO)
+        .max_batch_size(MAX_KEYS)
 }
 
 /// Aggregates by their ids.
@@ -57,7 +59,10 @@ impl Loader<EventId> for EventLoader {
 
     async fn load(&self, ids: &[EventId]) -> Result<HashMap<EventId, Arc<Event>>, ApiError> {
         let events = self.0.events_by_id(ids).await?;
-        Ok(events.into_iter().map(|(id, event)| (id, Arc::new(event))).collect())
+        Ok(events
+            .into_iter()
+            .map(|(id, event)| (id, Arc::new(event)))
+            .collect())
     }
 }
 
@@ -68,14 +73,23 @@ impl Loader<EventRange> for EventRangeLoader {
     type Value = Vec<Arc<Event>>;
     type Error = ApiError;
 
-    async fn load(&self, ranges: &[EventRange]) -> Result<HashMap<EventRange, Self::Value>, ApiError> {
+    async fn load(
+        &self,
+        ranges: &[EventRange],
+    ) -> Result<HashMap<EventRange, Self::Value>, ApiError> {
         let mut of_aggregates: HashMap<AggregateId, Vec<Arc<Event>>> = HashMap::new();
         for event in self.0.events_in_ranges(ranges).await? {
-            of_aggregates.entry(event.aggregate_id).or_default().push(Arc::new(event));
+            of_aggregates
+                .entry(event.aggregate_id)
+                .or_default()
+                .push(Arc::new(event));
         }
         let mut loaded = HashMap::with_capacity(ranges.len());
         for range in ranges {
-            let events = of_aggregates.get(&range.aggregate_id).map(Vec::as_slice).unwrap_or_default();
+            let events = of_aggregates
+                .get(&range.aggregate_id)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let inside = |event: &&Arc<Event>| (range.first..=range.last).contains(&event.version);
             let mut events: Vec<_> = events.iter().filter(inside).cloned().collect();
             events.sort_by_key(|event| event.version);
@@ -94,14 +108,23 @@ impl Loader<EntryRange> for EntryRangeLoader {
     type Value = Vec<Arc<Entry>>;
     type Error = ApiError;
 
-    async fn load(&self, ranges: &[EntryRange]) -> Result<HashMap<EntryRange, Self::Value>, ApiError> {
+    async fn load(
+        &self,
+        ranges: &[EntryRange],
+    ) -> Result<HashMap<EntryRange, Self::Value>, ApiError> {
         let mut of_streams: HashMap<_, Vec<Arc<Entry>>> = HashMap::new();
         for entry in self.0.entries_in_ranges(ranges).await? {
-            of_streams.entry(entry.stream_name.clone()).or_default().push(Arc::new(entry));
+            of_streams
+                .entry(entry.stream_name.clone())
+                .or_default()
+                .push(Arc::new(entry));
         }
         let mut loaded = HashMap::with_capacity(ranges.len());
         for range in ranges {
-            let entries = of_streams.get(&range.stream_name).map(Vec::as_slice).unwrap_or_default();
+            let entries = of_streams
+                .get(&range.stream_name)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let inside = |entry: &&Arc<Entry>| (range.first..=range.last).contains(&entry.position);
             let mut entries: Vec<_> = entries.iter().filter(inside).cloned().collect();
             entries.sort_by_key(|entry| entry.position);

@@ -48,7 +48,10 @@ impl Limited {
     fn check_bytes(&self, field: &str, json: &Json) -> Result<(), ApiError> {
         let (bytes, limit) = (json.as_str().len(), self.max_event_bytes);
         if bytes > limit {
-            return Err(ApiError::bad_input(field, JsonError::TooLarge { bytes, limit }));
+            return Err(ApiError::bad_input(
+                field,
+                JsonError::TooLarge { bytes, limit },
+            ));
         }
         Ok(())
     }
@@ -56,7 +59,9 @@ impl Limited {
     fn check_events(&self, count: usize) -> Result<(), ApiError> {
         let limit = self.max_events_per_append;
         if count == 0 || count > limit {
-            let message = format!("must have 1 to {limit} events (the option --max-events-per-append), not {count}");
+            let message = format!(
+                "must have 1 to {limit} events (the option --max-events-per-append), not {count}"
+            );
             return Err(ApiError::bad_input("input.events", message));
         }
         Ok(())
@@ -78,7 +83,10 @@ impl Graphql {
             .limit_complexity(limits.max_complexity)
             .limit_directives(documents::MAX_DIRECTIVES)
             .finish();
-        Self { schema, documents: Arc::new(Documents::new()) }
+        Self {
+            schema,
+            documents: Arc::new(Documents::new()),
+        }
     }
 
     /// Parses the document of a request, or finds it parsed, and says what kind of operation would run.
@@ -87,7 +95,8 @@ impl Graphql {
     /// The answer to a document that cannot be parsed, or that has no such operation.
     pub fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
         let document = self.documents.parsed(&request.query).map_err(refuse)?;
-        let operation = documents::operation_of(&document, request.operation_name.as_deref()).map_err(refuse)?;
+        let operation = documents::operation_of(&document, request.operation_name.as_deref())
+            .map_err(refuse)?;
         request.set_parsed_query(document.as_ref().clone());
         Ok(Prepared { request, operation })
     }

@@ -46,7 +46,12 @@ impl PageInfo {
         start_cursor: Option<String>,
         end_cursor: Option<String>,
     ) -> Self {
-        Self { has_previous_page, has_next_page, start_cursor, end_cursor }
+        Self {
+            has_previous_page,
+            has_next_page,
+            start_cursor,
+            end_cursor,
+        }
     }
 }
 
@@ -84,7 +89,10 @@ macro_rules! connection {
                 let end_cursor = end.or_else(|| nodes.last().map(|(cursor, _)| cursor.clone()));
                 Self {
                     nodes: nodes.iter().map(|(_, node)| node.clone()).collect(),
-                    edges: nodes.into_iter().map(|(cursor, node)| $edge { cursor, node }).collect(),
+                    edges: nodes
+                        .into_iter()
+                        .map(|(cursor, node)| $edge { cursor, node })
+                        .collect(),
                     page_info: $crate::graphql::pagination::PageInfo::new(
                         has_previous,
                         has_next,
@@ -102,14 +110,20 @@ pub(super) use connection;
 pub(super) fn check_first(first: i32) -> Result<usize, ApiError> {
     match usize::try_from(first) {
         Ok(count) if (1..=MAX_FIRST).contains(&first) => Ok(count),
-        _ => Err(ApiError::bad_input("first", format!("must be from 1 to {MAX_FIRST}, not {first}"))),
+        _ => Err(ApiError::bad_input(
+            "first",
+            format!("must be from 1 to {MAX_FIRST}, not {first}"),
+        )),
     }
 }
 
 /// Checks a version that a client names.
 pub(super) fn check_version(field: &str, version: i32) -> Result<Version, ApiError> {
     if version < 0 {
-        return Err(ApiError::bad_input(field, format!("must be 0 or above, not {version}")));
+        return Err(ApiError::bad_input(
+            field,
+            format!("must be 0 or above, not {version}"),
+        ));
     }
     Ok(Version(version))
 }

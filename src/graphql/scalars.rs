@@ -23,7 +23,9 @@ impl ScalarType for UuidScalar {
     fn parse(value: Value) -> InputValueResult<Self> {
         match &value {
             // Only the hyphenated form has this length; the braced and the urn ones are longer.
-            Value::String(text) if text.len() == 36 => Uuid::try_parse(text).map(Self).map_err(|_| not_a_uuid()),
+            Value::String(text) if text.len() == 36 => {
+                Uuid::try_parse(text).map(Self).map_err(|_| not_a_uuid())
+            }
             _ => Err(not_a_uuid()),
         }
     }
@@ -34,7 +36,9 @@ impl ScalarType for UuidScalar {
 }
 
 fn not_a_uuid() -> InputValueError<UuidScalar> {
-    InputValueError::custom("expected a UUID in its hyphenated form, such as 0192d3f0-1111-7222-8333-444455556666")
+    InputValueError::custom(
+        "expected a UUID in its hyphenated form, such as 0192d3f0-1111-7222-8333-444455556666",
+    )
 }
 
 /// An instant in UTC, RFC 3339 with microseconds: 2026-01-31T12:00:00.000000Z.
@@ -49,7 +53,9 @@ impl ScalarType for DateTimeScalar {
             _ => None,
         };
         time.map(Self).ok_or_else(|| {
-            InputValueError::custom("expected an instant as RFC 3339 says, such as 2026-01-31T12:00:00.000000Z")
+            InputValueError::custom(
+                "expected an instant as RFC 3339 says, such as 2026-01-31T12:00:00.000000Z",
+            )
         })
     }
 
@@ -111,7 +117,10 @@ impl ScalarType for JsonScalar {
 /// JSON text that is passed through as it is, without being read.
 pub(super) fn raw_json(json: &Json) -> Value {
     let mut raw = IndexMap::with_capacity(1);
-    raw.insert(Name::new(RAW_VALUE_TOKEN), Value::String(json.as_str().to_owned()));
+    raw.insert(
+        Name::new(RAW_VALUE_TOKEN),
+        Value::String(json.as_str().to_owned()),
+    );
     Value::Object(raw)
 }
 
@@ -155,10 +164,20 @@ mod tests {
 
     #[test]
     fn json_comes_back_equal_in_value() {
-        for text in [r#"{"b":[1,2.5,null,true,"ä\n"],"a":{}}"#, "18446744073709551615", "-9223372036854775808", "1e308", "\"x\""] {
+        for text in [
+            r#"{"b":[1,2.5,null,true,"ä\n"],"a":{}}"#,
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1e308",
+            "\"x\"",
+        ] {
             let back = parse(text).expect("it is stored");
             let (sent, stored) = (Json::stored(text.to_owned()), Json::stored(back));
-            assert!(sent.same_value(&stored), "{text} became {}", stored.as_str());
+            assert!(
+                sent.same_value(&stored),
+                "{text} became {}",
+                stored.as_str()
+            );
         }
     }
 

@@ -27,5 +27,9 @@ pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;
 
 /// Begins the schema; what its resolvers need comes as data.
 pub(super) fn build() -> SchemaBuilder<Query, Mutation, Subscription> {
-    async_graphql::Schema::build(Query::default(), Mutation::default(), Subscription::default())
+    async_graphql::Schema::build(
+        Query::default(),
+        Mutation::default(),
+        Subscription::default(),
+    )
 }

@@ -27,14 +27,16 @@ impl Server {
 
     /// How many partitions the database has.
     async fn partitions(&self, ctx: &Context<'_>) -> i32 {
-        i32::try_from(ctx.data_unchecked::<Arc<App>>().store().partitions().get()).unwrap_or(i32::MAX)
+        i32::try_from(ctx.data_unchecked::<Arc<App>>().store().partitions().get())
+            .unwrap_or(i32::MAX)
     }
 
     /// The newest place in the event log: take it before reading a list, and subscribe behind it after.
     async fn head_cursor(&self, ctx: &Context<'_>) -> Result<String> {
         let store = ctx.data_unchecked::<Arc<App>>().store();
         let heads = store.heads().await.map_err(ApiError::from)?;
-        Ok(Cursor::Events(Place::behind(heads.events)).encode(store.database_id(), store.partitions()))
+        Ok(Cursor::Events(Place::behind(heads.events))
+            .encode(store.database_id(), store.partitions()))
     }
 
     /// When the server started.

@@ -16,7 +16,10 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{Cursor, CursorError, Entry, EventId, EventType, ExpectedPosition, NewEntry, Position, Role, Stream, StreamName},
+    domain::{
+        Cursor, CursorError, Entry, EventId, EventType, ExpectedPosition, NewEntry, Position, Role,
+        Stream, StreamName,
+    },
     store::EntryRange,
 };
 
@@ -54,8 +57,17 @@ impl StreamObject {
         if last.0 == after.0 {
             return Ok(Vec::new());
         }
-        let range = EntryRange { stream_name: self.0.name.clone(), first: Position(after.0 + 1), last };
-        let entries = ctx.data_unchecked::<Loaders>().entry_ranges.load_one(range).await?.unwrap_or_default();
+        let range = EntryRange {
+            stream_name: self.0.name.clone(),
+            first: Position(after.0 + 1),
+            last,
+        };
+        let entries = ctx
+            .data_unchecked::<Loaders>()
+            .entry_ranges
+            .load_one(range)
+            .await?
+            .unwrap_or_default();
         Ok(entries.into_iter().map(StreamEntry).collect())
     }
 }
@@ -99,7 +111,11 @@ impl StreamEntry {
 
     /// The event of that id in the event store, if it is there.
     async fn event(&self, ctx: &Context<'_>) -> Result<Option<EventObject>> {
-        let event = ctx.data_unchecked::<Loaders>().events.load_one(self.0.event_id).await?;
+        let event = ctx
+            .data_unchecked::<Loaders>()
+            .events
+            .load_one(self.0.event_id)
+            .await?;
         Ok(event.map(EventObject))
     }
 }
@@ -145,7 +161,10 @@ impl StreamQuery {
         require(ctx, Role::Read)?;
         let name = stream_name("name", &name)?;
         let store = ctx.data_unchecked::<Arc<App>>().store();
-        let mut streams = store.streams_by_name(std::slice::from_ref(&name)).await.map_err(ApiError::from)?;
+        let mut streams = store
+            .streams_by_name(std::slice::from_ref(&name))
+            .await
+            .map_err(ApiError::from)?;
         Ok(streams.remove(&name).map(StreamObject))
     }
 
@@ -168,14 +187,25 @@ impl StreamQuery {
                 Err(error) => return Err(ApiError::bad_input("after", error).into()),
             },
         };
-        let mut page = store.streams_page(after.as_ref(), first as u64 + 1).await.map_err(ApiError::from)?;
+        let mut page = store
+            .streams_page(after.as_ref(), first as u64 + 1)
+            .await
+            .map_err(ApiError::from)?;
         let has_next = page.len() > first;
         page.truncate(first);
         let cursor = |stream: &Stream| {
             Cursor::Streams(stream.name.clone()).encode(store.database_id(), store.partitions())
         };
-        let nodes = page.into_iter().map(|stream| (cursor(&stream), StreamObject(stream))).collect();
-        Ok(StreamConnection::new(nodes, after.is_some(), has_next, None))
+        let nodes = page
+            .into_iter()
+            .map(|stream| (cursor(&stream), StreamObject(stream)))
+            .collect();
+        Ok(StreamConnection::new(
+            nodes,
+            after.is_some(),
+            has_next,
+            None,
+        ))
     }
 }
 
@@ -185,26 +215,42 @@ pub struct StreamMutation;
 #[Object]
 impl StreamMutation {
     /// Appends an entry to a stream. A stream that does not exist yet is made.
-    async fn append_to_stream(&self, ctx: &Context<'_>, input: AppendToStreamInput) -> Result<AppendToStreamPayload> {
+    async fn append_to_stream(
+        &self,
+        ctx: &Context<'_>,
+        input: AppendToStreamInput,
+    ) -> Result<AppendToStreamPayload> {
         require(ctx, Role::Write)?;
         let app = ctx.data_unchecked::<Arc<App>>();
-        ctx.data_unchecked::<Limited>().check_bytes("input.data", &input.data.0)?;
+        ctx.data_unchecked::<Limited>()
+            .check_bytes("input.data", &input.data.0)?;
         let entry = NewEntry {
             stream_name: stream_name("input.streamName", &input.stream_name)?,
             event_id: EventId(input.event_id.0),
-            event_type: EventType::new(&input.event_type).map_err(|error| ApiError::bad_input("input.type", error))?,
+            event_type: EventType::new(&input.event_type)
+                .map_err(|error| ApiError::bad_input("input.type", error))?,
             data: input.data.0,
             expected_position: input
                 .expected_position
-                .map_or(ExpectedPosition::Any, |position| ExpectedPosition::Exactly(Position(position.0))),
+                .map_or(ExpectedPosition::Any, |position| {
+                    ExpectedPosition::Exactly(Position(position.0))
+                }),
         };
         let appended = app.appender().append_entry(entry).await;
-        let appended = appended.map_err(|error| ApiError::Append { error, input: AppendInput::One })?;
+        let appended = appended.map_err(|error| ApiError::Append {
+            error,
+            input: AppendInput::One,
+        })?;
         let entry = appended.stored.into_iter().next().map(StreamEntry);
         let entry = entry.ok_or_else(|| {
-            ApiError::from(crate::store::StoreError::Inconsistent("an append stored nothing".to_owned()))
+            ApiError::from(crate::store::StoreError::Inconsistent(
+                "an append stored nothing".to_owned(),
+            ))
         })?;
-        Ok(AppendToStreamPayload { entry, duplicate: appended.duplicate })
+        Ok(AppendToStreamPayload {
+            entry,
+            duplicate: appended.duplicate,
+        })
     }
 }
 
@@ -223,9 +269,13 @@ impl StreamSubscription {
         require(ctx, Role::Read)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let name = self::stream_name("streamName", &stream_name)?;
-        let follower = app.tail().follow_stream(name, after.map(|after| Position(after.0))).await;
-        let follower = follower
-            .map_err(|error| ApiError::of_follow(error, app.store().database_id(), app.store().partitions()))?;
+        let follower = app
+            .tail()
+            .follow_stream(name, after.map(|after| Position(after.0)))
+            .await;
+        let follower = follower.map_err(|error| {
+            ApiError::of_follow(error, app.store().database_id(), app.store().partitions())
+        })?;
         Ok(stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
             Some(match follower.next().await {

@@ -20,19 +20,31 @@ impl Store {
         aggregate_type: &AggregateType,
     ) -> Result<(Aggregate, bool), StoreError> {
         let partition = self.partitions.of_aggregate(id);
-        self.backend.create_aggregate(partition, id, aggregate_type, self.clock.now()).await
+        self.backend
+            .create_aggregate(partition, id, aggregate_type, self.clock.now())
+            .await
     }
 
     /// Finds aggregates by their ids, all in one statement.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn aggregates_by_id(&self, ids: &[AggregateId]) -> Result<HashMap<AggregateId, Aggregate>, StoreError> {
-        let mut select = rows::select_aggregate(&mut Query::select()).from(Entity).to_owned();
+    pub async fn aggregates_by_id(
+        &self,
+        ids: &[AggregateId],
+    ) -> Result<HashMap<AggregateId, Aggregate>, StoreError> {
+        let mut select = rows::select_aggregate(&mut Query::select())
+            .from(Entity)
+            .to_owned();
         self.where_partitions_of(&mut select, ids);
-        select.and_where(self.backend.uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)));
+        select.and_where(
+            self.backend
+                .uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)),
+        );
         let rows = self.select(&select).await?;
-        rows.iter().map(|row| rows::aggregate(row).map(|aggregate| (aggregate.id, aggregate))).collect()
+        rows.iter()
+            .map(|row| rows::aggregate(row).map(|aggregate| (aggregate.id, aggregate)))
+            .collect()
     }
 
     /// A page of aggregates in the order of their creation, behind the one that `after` names.
@@ -46,9 +58,15 @@ impl Store {
         after: Option<(Timestamp, AggregateId)>,
         limit: u64,
     ) -> Result<Vec<Aggregate>, StoreError> {
-        let of_partitions =
-            self.partitions.iter().map(|partition| self.aggregates_of_partition(partition, types, order, after, limit));
-        let mut page: Vec<Aggregate> = try_join_all(of_partitions).await?.into_iter().flatten().collect();
+        let of_partitions = self
+            .partitions
+            .iter()
+            .map(|partition| self.aggregates_of_partition(partition, types, order, after, limit));
+        let mut page: Vec<Aggregate> = try_join_all(of_partitions)
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
         page.sort_unstable_by_key(|aggregate| (aggregate.created_at, aggregate.id));
         if order == Order::NewestFirst {
             page.reverse();
@@ -71,9 +89,13 @@ impl Store {
             .limit(limit)
             .to_owned();
         let sql_order = super::events::sql_order(order);
-        select.order_by(Column::CreatedAt, sql_order.clone()).order_by(Column::Id, sql_order);
+        select
+            .order_by(Column::CreatedAt, sql_order.clone())
+            .order_by(Column::Id, sql_order);
         if let Some(types) = types {
-            select.and_where(Expr::col(Column::AggregateType).is_in(types.iter().map(AggregateType::as_str)));
+            select.and_where(
+                Expr::col(Column::AggregateType).is_in(types.iter().map(AggregateType::as_str)),
+            );
         }
         if let Some((created_at, id)) = after {
             let place = Expr::tuple([Expr::val(created_at.to_utc()), Expr::val(id.0)]);
@@ -83,11 +105,18 @@ impl Store {
                 Order::NewestFirst => row.lt(place),
             });
         }
-        self.select(&select).await?.iter().map(rows::aggregate).collect()
+        self.select(&select)
+            .await?
+            .iter()
+            .map(rows::aggregate)
+            .collect()
     }
 
     fn where_partitions_of(&self, select: &mut SelectStatement, ids: &[AggregateId]) {
-        let mut partitions: Vec<i16> = ids.iter().map(|id| self.partitions.of_aggregate(*id).number()).collect();
+        let mut partitions: Vec<i16> = ids
+            .iter()
+            .map(|id| self.partitions.of_aggregate(*id).number())
+            .collect();
         partitions.sort_unstable();
         partitions.dedup();
         select.cond_where(Cond::all().add(Expr::col(Column::PartitionNo).is_in(partitions)));

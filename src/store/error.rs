@@ -37,7 +37,10 @@ impl StoreError {
     /// Whether the same call may succeed a little later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
-        !matches!(self, Self::ValueRefused(_) | Self::Failed(_) | Self::Inconsistent(_))
+        !matches!(
+            self,
+            Self::ValueRefused(_) | Self::Failed(_) | Self::Inconsistent(_)
+        )
     }
 
     /// Whether it is unknown if the statement took effect.
@@ -60,7 +63,9 @@ pub enum OpenError {
         source: StoreError,
     },
     /// Another process has the SQLite file open.
-    #[error("the database {path} is in use by another tidings server: stop that one, or use PostgreSQL, which takes any number")]
+    #[error(
+        "the database {path} is in use by another tidings server: stop that one, or use PostgreSQL, which takes any number"
+    )]
     InUse {
         /// The file.
         path: String,
@@ -75,13 +80,17 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The schema is not current and may not be changed.
-    #[error("the tables of the database are not current ({pending} migrations are missing): run `tidings migrate`, or start without --migrate=false")]
+    #[error(
+        "the tables of the database are not current ({pending} migrations are missing): run `tidings migrate`, or start without --migrate=false"
+    )]
     NotMigrated {
         /// How many migrations are missing.
         pending: usize,
     },
     /// The database was made with another number of partitions.
-    #[error("the database has {actual} partitions, and that is fixed when it is made: leave --partitions out or set it to {actual}, not {asked}")]
+    #[error(
+        "the database has {actual} partitions, and that is fixed when it is made: leave --partitions out or set it to {actual}, not {asked}"
+    )]
     OtherPartitions {
         /// How many it has.
         actual: PartitionCount,

@@ -10,7 +10,8 @@ use sea_orm::{
 
 use super::{Store, StoreError, rows};
 use crate::domain::{
-    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, NewEvent, Order, Partition, Position, Version,
+    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, NewEvent, Order, Partition,
+    Position, Version,
     append::{AppendedEvent, Outcome},
 };
 
@@ -54,7 +55,9 @@ impl Store {
         partition: Partition,
         requests: &[&[NewEvent]],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        self.backend.append_events(partition, requests, self.clock.now()).await
+        self.backend
+            .append_events(partition, requests, self.clock.now())
+            .await
     }
 
     /// Appends one request with events of several partitions in one transaction: the locks of the partitions are taken
@@ -66,20 +69,32 @@ impl Store {
         &self,
         parts: &[(Partition, Vec<NewEvent>)],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        self.backend.append_events_across(parts, self.clock.now()).await
+        self.backend
+            .append_events_across(parts, self.clock.now())
+            .await
     }
 
     /// Finds events by their ids over all partitions, all in one statement.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn events_by_id(&self, ids: &[EventId]) -> Result<HashMap<EventId, Event>, StoreError> {
+    pub async fn events_by_id(
+        &self,
+        ids: &[EventId],
+    ) -> Result<HashMap<EventId, Event>, StoreError> {
         let mut select = select_events();
         select
-            .and_where(Expr::col(Column::PartitionNo).is_in(self.partitions.iter().map(Partition::number)))
-            .and_where(self.backend.uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)));
+            .and_where(
+                Expr::col(Column::PartitionNo).is_in(self.partitions.iter().map(Partition::number)),
+            )
+            .and_where(
+                self.backend
+                    .uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)),
+            );
         let rows = self.select(&select).await?;
-        rows.iter().map(|row| rows::event(row).map(|event| (event.id, event))).collect()
+        rows.iter()
+            .map(|row| rows::event(row).map(|event| (event.id, event)))
+            .collect()
     }
 
     /// Reads a part of one partition's log.
@@ -97,10 +112,18 @@ impl Store {
             .and_where(Expr::col(Column::Position).lte(scan.up_to.0))
             .limit(scan.limit);
         // In one aggregate the versions are in the order of the positions, and have the index.
-        let by = if scan.filter.aggregate_id.is_some() { Column::Version } else { Column::Position };
+        let by = if scan.filter.aggregate_id.is_some() {
+            Column::Version
+        } else {
+            Column::Position
+        };
         select.order_by(by, sql_order(scan.order));
         where_filter(&mut select, scan.filter);
-        self.select(&select).await?.iter().map(rows::event).collect()
+        self.select(&select)
+            .await?
+            .iter()
+            .map(rows::event)
+            .collect()
     }
 
     /// Reads ranges of several aggregates in one statement; the events come in no order.
@@ -112,7 +135,12 @@ impl Store {
             .iter()
             .map(|range| {
                 let partition = self.partitions.of_aggregate(range.aggregate_id);
-                (partition, range.aggregate_id.0, i64::from(range.first.0), i64::from(range.last.0))
+                (
+                    partition,
+                    range.aggregate_id.0,
+                    i64::from(range.first.0),
+                    i64::from(range.last.0),
+                )
             })
             .collect();
         let (relation, values) = self.backend.uuid_ranges(&keys);
@@ -124,7 +152,9 @@ impl Store {
              ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high",
         );
         let backend = self.backend.readers().get_database_backend();
-        let rows = self.read(Statement::from_sql_and_values(backend, sql, values)).await?;
+        let rows = self
+            .read(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
         rows.iter().map(rows::event).collect()
     }
 }
@@ -138,7 +168,9 @@ pub(super) fn sql_order(order: Order) -> sea_query::Order {
 }
 
 fn select_events() -> SelectStatement {
-    rows::select_event(&mut Query::select()).from(Entity).to_owned()
+    rows::select_event(&mut Query::select())
+        .from(Entity)
+        .to_owned()
 }
 
 fn where_filter(select: &mut SelectStatement, filter: &EventFilter) {
@@ -146,7 +178,9 @@ fn where_filter(select: &mut SelectStatement, filter: &EventFilter) {
         select.and_where(Expr::col(Column::AggregateId).eq(id.0));
     }
     if let Some(types) = &filter.aggregate_types {
-        select.and_where(Expr::col(Column::AggregateType).is_in(types.iter().map(AggregateType::as_str)));
+        select.and_where(
+            Expr::col(Column::AggregateType).is_in(types.iter().map(AggregateType::as_str)),
+        );
     }
     if let Some(types) = &filter.event_types {
         select.and_where(Expr::col(Column::EventType).is_in(types.iter().map(EventType::as_str)));

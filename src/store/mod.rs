@@ -16,8 +16,8 @@ use std::{sync::Arc, time::Duration};
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement, sea_query::SelectStatement};
 
-pub use backend::Doorbell;
 use backend::Backend;
+pub use backend::Doorbell;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;
@@ -75,7 +75,9 @@ impl Store {
         match tokio::time::timeout(time_out, self.backend.readers().ping()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.backend.classify(error)),
-            Err(_) => Err(StoreError::Unreachable(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout))),
+            Err(_) => Err(StoreError::Unreachable(sea_orm::DbErr::ConnectionAcquire(
+                sea_orm::ConnAcquireErr::Timeout,
+            ))),
         }
     }
 
@@ -86,11 +88,13 @@ impl Store {
 
     /// Reads rows. A pooled connection may have died while nobody used it, so a lost one is tried once again.
     async fn select(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, StoreError> {
-        self.read(self.backend.readers().get_database_backend().build(select)).await
+        self.read(self.backend.readers().get_database_backend().build(select))
+            .await
     }
 
     async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
-        self.statements.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.statements
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match self.read_once(statement.clone()).await {
             Err(StoreError::ConnectionLost(_)) => self.read_once(statement).await,
             answer => answer,
@@ -98,6 +102,10 @@ impl Store {
     }
 
     async fn read_once(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
-        self.backend.readers().query_all_raw(statement).await.map_err(|error| self.backend.classify(error))
+        self.backend
+            .readers()
+            .query_all_raw(statement)
+            .await
+            .map_err(|error| self.backend.classify(error))
     }
 }

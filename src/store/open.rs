@@ -25,7 +25,10 @@ impl Store {
     /// When it cannot be reached or used; the error says what to do.
     pub async fn open(config: &config::Database, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let backend = backend::open(config, config.migrate).await?;
-        let failed = |error| OpenError::Database { database: config.url.to_string(), source: error };
+        let failed = |error| OpenError::Database {
+            database: config.url.to_string(),
+            source: error,
+        };
         let classified = |error| failed(backend.classify(error));
 
         let connection = backend.migrator();
@@ -33,7 +36,9 @@ impl Store {
             backend.lock_migrations().await.map_err(failed)?;
             let migrated = migrate(connection).await.map_err(classified);
             let settled = match &migrated {
-                Ok(()) => settle(connection, config, clock.as_ref()).await.map_err(classified),
+                Ok(()) => settle(connection, config, clock.as_ref())
+                    .await
+                    .map_err(classified),
                 Err(_) => Ok(()),
             };
             backend.unlock_migrations().await.map_err(failed)?;
@@ -48,14 +53,26 @@ impl Store {
         if pending > 0 {
             return Err(OpenError::NotMigrated { pending });
         }
-        let settings = database_settings::Entity::find().one(connection).await.map_err(classified)?;
+        let settings = database_settings::Entity::find()
+            .one(connection)
+            .await
+            .map_err(classified)?;
         let (database_id, partitions) = read_settings(settings).map_err(failed)?;
         let asked = config.partitions.and_then(PartitionCount::new);
         if let Some(asked) = asked.filter(|asked| *asked != partitions) {
-            return Err(OpenError::OtherPartitions { actual: partitions, asked });
+            return Err(OpenError::OtherPartitions {
+                actual: partitions,
+                asked,
+            });
         }
         backend.after_open().await.map_err(failed)?;
-        Ok(Self { backend, clock, database_id, partitions, statements: Arc::default() })
+        Ok(Self {
+            backend,
+            clock,
+            database_id,
+            partitions,
+            statements: Arc::default(),
+        })
     }
 }
 
@@ -70,10 +87,17 @@ async fn settle(
     config: &config::Database,
     clock: &dyn Clock,
 ) -> Result<(), sea_orm::DbErr> {
-    if database_settings::Entity::find().one(connection).await?.is_some() {
+    if database_settings::Entity::find()
+        .one(connection)
+        .await?
+        .is_some()
+    {
         return Ok(());
     }
-    let partitions = config.partitions.and_then(PartitionCount::new).unwrap_or(PartitionCount::ONE);
+    let partitions = config
+        .partitions
+        .and_then(PartitionCount::new)
+        .unwrap_or(PartitionCount::ONE);
     let locks = partitions.iter().flat_map(|partition| {
         LOGS.map(|log| partition_locks::ActiveModel {
             partition_no: Set(partition.number()),
@@ -91,15 +115,25 @@ async fn settle(
         .on_conflict(OnConflict::new().do_nothing().to_owned())
         .exec_without_returning(&transaction)
         .await?;
-    database_settings::Entity::insert(settings).exec_without_returning(&transaction).await?;
+    database_settings::Entity::insert(settings)
+        .exec_without_returning(&transaction)
+        .await?;
     transaction.commit().await
 }
 
-fn read_settings(settings: Option<database_settings::Model>) -> Result<(DatabaseId, PartitionCount), StoreError> {
-    let settings = settings.ok_or_else(|| StoreError::Inconsistent("database_settings is empty".to_owned()))?;
+fn read_settings(
+    settings: Option<database_settings::Model>,
+) -> Result<(DatabaseId, PartitionCount), StoreError> {
+    let settings = settings
+        .ok_or_else(|| StoreError::Inconsistent("database_settings is empty".to_owned()))?;
     let partitions = u8::try_from(settings.partitions)
         .ok()
         .and_then(PartitionCount::new)
-        .ok_or_else(|| StoreError::Inconsistent(format!("there cannot be {} partitions", settings.partitions)))?;
+        .ok_or_else(|| {
+            StoreError::Inconsistent(format!(
+                "there cannot be {} partitions",
+                settings.partitions
+            ))
+        })?;
     Ok((DatabaseId(settings.database_id), partitions))
 }

@@ -41,7 +41,11 @@ impl Store {
         // The heads come first: what becomes visible later lies above them, so the page has no hole below its end.
         let heads = self.heads().await?.events;
         if let Some(after) = after
-            && after.behind.iter().zip(&heads).any(|(place, head)| place > head)
+            && after
+                .behind
+                .iter()
+                .zip(&heads)
+                .any(|(place, head)| place > head)
         {
             return Ok(EventPageOutcome::NotReached(Place::behind(heads)));
         }
@@ -56,7 +60,14 @@ impl Store {
                 Order::OldestFirst => (start.behind[partition.index()], heads[partition.index()]),
                 Order::NewestFirst => (Position::START, start.last_before(partition)),
             };
-            let scan = EventScan { partition, above, up_to, filter, order, limit: limit as u64 };
+            let scan = EventScan {
+                partition,
+                above,
+                up_to,
+                filter,
+                order,
+                limit: limit as u64,
+            };
             async move { self.scan_events(&scan).await }
         });
         let mut events: Vec<Event> = try_join_all(scans).await?.into_iter().flatten().collect();
@@ -67,7 +78,9 @@ impl Store {
         }
         let has_next = events.len() > first;
         events.truncate(first);
-        Ok(EventPageOutcome::Page(self.with_places(events, order, &start, heads, has_next)))
+        Ok(EventPageOutcome::Page(
+            self.with_places(events, order, &start, heads, has_next),
+        ))
     }
 
     fn with_places(
@@ -80,12 +93,19 @@ impl Store {
     ) -> EventPage {
         let mut behind: Vec<Position> = match order {
             Order::OldestFirst => start.behind.clone(),
-            Order::NewestFirst => self.partitions.iter().map(|partition| start.last_before(partition)).collect(),
+            Order::NewestFirst => self
+                .partitions
+                .iter()
+                .map(|partition| start.last_before(partition))
+                .collect(),
         };
         let mut placed = Vec::with_capacity(events.len());
         for event in events {
             behind[event.partition.index()] = event.position;
-            let place = Place { behind: behind.clone(), event_in: Some(event.partition) };
+            let place = Place {
+                behind: behind.clone(),
+                event_in: Some(event.partition),
+            };
             if order == Order::NewestFirst {
                 behind[event.partition.index()] = Position(event.position.0 - 1);
             }
@@ -96,7 +116,11 @@ impl Store {
             (_, Order::OldestFirst) => Place::behind(heads),
             (_, Order::NewestFirst) => Place::start(self.partitions),
         };
-        EventPage { events: placed, end, has_next }
+        EventPage {
+            events: placed,
+            end,
+            has_next,
+        }
     }
 
     /// The partitions in which events that pass can lie.

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::{
-    Aggregate, AggregateId, AggregateType, Entry, Event, EventId, EventType, Json, Partition, Position, StreamName,
-    Timestamp, Version,
+    Aggregate, AggregateId, AggregateType, Entry, Event, EventId, EventType, Json, Partition,
+    Position, StreamName, Timestamp, Version,
 };
 
 /// JSON as text: PostgreSQL has it in a form of its own.

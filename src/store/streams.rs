@@ -38,42 +38,72 @@ impl Store {
         partition: Partition,
         entries: &[&NewEntry],
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
-        self.backend.append_entries(partition, entries, self.clock.now()).await
+        self.backend
+            .append_entries(partition, entries, self.clock.now())
+            .await
     }
 
     /// Finds streams by their names, all in one statement.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn streams_by_name(&self, names: &[StreamName]) -> Result<HashMap<StreamName, Stream>, StoreError> {
-        let mut partitions: Vec<i16> = names.iter().map(|name| self.partitions.of_stream(name).number()).collect();
+    pub async fn streams_by_name(
+        &self,
+        names: &[StreamName],
+    ) -> Result<HashMap<StreamName, Stream>, StoreError> {
+        let mut partitions: Vec<i16> = names
+            .iter()
+            .map(|name| self.partitions.of_stream(name).number())
+            .collect();
         partitions.sort_unstable();
         partitions.dedup();
         let mut select = select_streams();
         select
             .and_where(Expr::col((streams::Entity, streams::Column::PartitionNo)).is_in(partitions))
-            .and_where(Expr::col((streams::Entity, streams::Column::Name)).is_in(names.iter().map(StreamName::as_str)));
+            .and_where(
+                Expr::col((streams::Entity, streams::Column::Name))
+                    .is_in(names.iter().map(StreamName::as_str)),
+            );
         let rows = self.select(&select).await?;
-        rows.iter().map(|row| stream(row).map(|stream| (stream.name.clone(), stream))).collect()
+        rows.iter()
+            .map(|row| stream(row).map(|stream| (stream.name.clone(), stream)))
+            .collect()
     }
 
     /// A page of streams in the order of their names, behind the name `after`.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn streams_page(&self, after: Option<&StreamName>, limit: u64) -> Result<Vec<Stream>, StoreError> {
+    pub async fn streams_page(
+        &self,
+        after: Option<&StreamName>,
+        limit: u64,
+    ) -> Result<Vec<Stream>, StoreError> {
         let of_partitions = self.partitions.iter().map(|partition| async move {
             let mut select = select_streams();
             select
-                .and_where(Expr::col((streams::Entity, streams::Column::PartitionNo)).eq(partition.number()))
+                .and_where(
+                    Expr::col((streams::Entity, streams::Column::PartitionNo))
+                        .eq(partition.number()),
+                )
                 .order_by((streams::Entity, streams::Column::Name), Order::Asc)
                 .limit(limit);
             if let Some(after) = after {
-                select.and_where(Expr::col((streams::Entity, streams::Column::Name)).gt(after.as_str()));
+                select.and_where(
+                    Expr::col((streams::Entity, streams::Column::Name)).gt(after.as_str()),
+                );
             }
-            self.select(&select).await?.iter().map(stream).collect::<Result<Vec<_>, _>>()
+            self.select(&select)
+                .await?
+                .iter()
+                .map(stream)
+                .collect::<Result<Vec<_>, _>>()
         });
-        let mut page: Vec<Stream> = try_join_all(of_partitions).await?.into_iter().flatten().collect();
+        let mut page: Vec<Stream> = try_join_all(of_partitions)
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
         page.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         Ok(page)
@@ -95,7 +125,11 @@ impl Store {
             .and_where(Expr::col(event_streams::Column::EntryPosition).gt(above.0))
             .order_by(event_streams::Column::EntryPosition, Order::Asc)
             .limit(limit);
-        self.select(&select).await?.iter().map(rows::entry).collect()
+        self.select(&select)
+            .await?
+            .iter()
+            .map(rows::entry)
+            .collect()
     }
 
     /// Reads the entries of one stream above a position, in its order.
@@ -110,25 +144,43 @@ impl Store {
     ) -> Result<Vec<Entry>, StoreError> {
         let mut select = select_entries();
         select
-            .and_where(Expr::col(event_streams::Column::PartitionNo).eq(self.partitions.of_stream(name).number()))
+            .and_where(
+                Expr::col(event_streams::Column::PartitionNo)
+                    .eq(self.partitions.of_stream(name).number()),
+            )
             .and_where(Expr::col(event_streams::Column::StreamName).eq(name.as_str()))
             .and_where(Expr::col(event_streams::Column::Position).gt(above.0))
             .order_by(event_streams::Column::Position, Order::Asc)
             .limit(limit);
-        self.select(&select).await?.iter().map(rows::entry).collect()
+        self.select(&select)
+            .await?
+            .iter()
+            .map(rows::entry)
+            .collect()
     }
 
     /// Finds an entry by its event's id.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn entry_by_event_id(&self, name: &StreamName, id: EventId) -> Result<Option<Entry>, StoreError> {
+    pub async fn entry_by_event_id(
+        &self,
+        name: &StreamName,
+        id: EventId,
+    ) -> Result<Option<Entry>, StoreError> {
         let mut select = select_entries();
         select
-            .and_where(Expr::col(event_streams::Column::PartitionNo).eq(self.partitions.of_stream(name).number()))
+            .and_where(
+                Expr::col(event_streams::Column::PartitionNo)
+                    .eq(self.partitions.of_stream(name).number()),
+            )
             .and_where(Expr::col(event_streams::Column::StreamName).eq(name.as_str()))
             .and_where(Expr::col(event_streams::Column::EventId).eq(id.0));
-        self.select(&select).await?.first().map(rows::entry).transpose()
+        self.select(&select)
+            .await?
+            .first()
+            .map(rows::entry)
+            .transpose()
     }
 
     /// Reads ranges of several streams in one statement; the entries come in no order.
@@ -140,7 +192,12 @@ impl Store {
             .iter()
             .map(|range| {
                 let partition: Partition = self.partitions.of_stream(&range.stream_name);
-                (partition, range.stream_name.as_str(), range.first.0, range.last.0)
+                (
+                    partition,
+                    range.stream_name.as_str(),
+                    range.first.0,
+                    range.last.0,
+                )
             })
             .collect();
         let (relation, values) = self.backend.name_ranges(&keys);
@@ -152,18 +209,25 @@ impl Store {
              ON s.partition_no = r.no AND s.stream_name = r.name AND s.position BETWEEN r.low AND r.high",
         );
         let backend = self.backend.readers().get_database_backend();
-        let rows = self.read(Statement::from_sql_and_values(backend, sql, values)).await?;
+        let rows = self
+            .read(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
         rows.iter().map(rows::entry).collect()
     }
 }
 
 fn select_entries() -> SelectStatement {
-    rows::select_entry(&mut Query::select()).from(event_streams::Entity).to_owned()
+    rows::select_entry(&mut Query::select())
+        .from(event_streams::Entity)
+        .to_owned()
 }
 
 fn select_streams() -> SelectStatement {
     let newest = Query::select()
-        .expr(Func::max(Expr::col((event_streams::Entity, event_streams::Column::Position))))
+        .expr(Func::max(Expr::col((
+            event_streams::Entity,
+            event_streams::Column::Position,
+        ))))
         .from(event_streams::Entity)
         .and_where(
             Expr::col((event_streams::Entity, event_streams::Column::PartitionNo))
@@ -183,5 +247,8 @@ fn select_streams() -> SelectStatement {
 
 fn stream(row: &sea_orm::QueryResult) -> Result<Stream, StoreError> {
     let mut row = Row::of(row);
-    Ok(Stream { name: StreamName::stored(row.next()?), last_position: Position(row.next()?) })
+    Ok(Stream {
+        name: StreamName::stored(row.next()?),
+        last_position: Position(row.next()?),
+    })
 }

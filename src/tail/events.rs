@@ -88,7 +88,11 @@ impl EventFollower {
         filter: EventFilter,
         progress: bool,
     ) -> Self {
-        let told = Told { caught_up: false, behind: behind.clone(), at: Instant::now() };
+        let told = Told {
+            caught_up: false,
+            behind: behind.clone(),
+            at: Instant::now(),
+        };
         Self {
             tail,
             heads,
@@ -121,7 +125,10 @@ impl EventFollower {
                     }
                 }
                 Err(error) if error.is_passing() => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "a subscription waits for the database");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a subscription waits for the database"
+                    );
                     sleep(PAUSE_AFTER_FAULT).await;
                 }
                 Err(error) => return Err(error),
@@ -132,13 +139,24 @@ impl EventFollower {
     fn step_of(&mut self, event: Arc<Event>) -> EventStep {
         let partition = event.partition;
         self.behind[partition.index()] = event.position;
-        let place = Place { behind: self.behind.clone(), event_in: Some(partition) };
+        let place = Place {
+            behind: self.behind.clone(),
+            event_in: Some(partition),
+        };
         if self.ready.is_empty() {
             self.finish_page();
         }
         let caught_up = self.ready.is_empty() && self.next_partition().is_none();
-        self.told = Told { caught_up, behind: self.behind.clone(), at: Instant::now() };
-        EventStep { place, event: Some(event), caught_up }
+        self.told = Told {
+            caught_up,
+            behind: self.behind.clone(),
+            at: Instant::now(),
+        };
+        EventStep {
+            place,
+            event: Some(event),
+            caught_up,
+        }
     }
 
     /// All that was read is delivered, so the place moves up to where it was looked through.
@@ -161,12 +179,18 @@ impl EventFollower {
     /// Looks through the next part of the log. False where there is none.
     async fn read_on(&mut self) -> Result<bool, StoreError> {
         self.heads.mark_unchanged();
-        let Some((partition, head)) = self.next_partition() else { return Ok(false) };
+        let Some((partition, head)) = self.next_partition() else {
+            return Ok(false);
+        };
         let after = self.behind[partition.index()];
         let window = &self.tail.events.windows[partition.index()];
-        if let Some(rows) = window.rows_after(after, TAKE).filter(|rows| !rows.is_empty()) {
+        if let Some(rows) = window
+            .rows_after(after, TAKE)
+            .filter(|rows| !rows.is_empty())
+        {
             let looked = rows.last().map_or(after, |event| event.position);
-            self.ready.extend(rows.into_iter().filter(|event| self.filter.matches(event)));
+            self.ready
+                .extend(rows.into_iter().filter(|event| self.filter.matches(event)));
             self.looked = (partition, looked);
             return Ok(true);
         }
@@ -180,7 +204,8 @@ impl EventFollower {
             limit: limit as u64,
         };
         let events = self.tail.store.scan_events(&scan).await?;
-        self.page.learn(events.len(), events.iter().map(Event::size_bytes).sum());
+        self.page
+            .learn(events.len(), events.iter().map(Event::size_bytes).sum());
         let looked = match events.last() {
             Some(last) if events.len() == limit => last.position,
             _ => head,
@@ -201,12 +226,23 @@ impl EventFollower {
                 self.changed().await;
                 return None;
             }
-            if timeout_at(self.told.at + PROGRESS_EVERY, self.changed()).await.is_ok() {
+            if timeout_at(self.told.at + PROGRESS_EVERY, self.changed())
+                .await
+                .is_ok()
+            {
                 return None;
             }
         }
-        self.told = Told { caught_up: true, behind: self.behind.clone(), at: Instant::now() };
-        Some(EventStep { place: Place::behind(self.behind.clone()), event: None, caught_up: true })
+        self.told = Told {
+            caught_up: true,
+            behind: self.behind.clone(),
+            at: Instant::now(),
+        };
+        Some(EventStep {
+            place: Place::behind(self.behind.clone()),
+            event: None,
+            caught_up: true,
+        })
     }
 
     async fn changed(&mut self) {

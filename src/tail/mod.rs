@@ -19,7 +19,9 @@ pub use stream::StreamFollower;
 
 use crate::{
     config::Limits,
-    domain::{Entry, Event, EventFilter, Partition, Place, Position, StreamName, append::Committed},
+    domain::{
+        Entry, Event, EventFilter, Partition, Place, Position, StreamName, append::Committed,
+    },
     store::{Store, StoreError},
 };
 use window::{Extended, Logged, Window};
@@ -69,8 +71,14 @@ struct LogTail<T> {
 
 impl<T: Logged> LogTail<T> {
     fn new(heads: Vec<Position>, max_bytes: usize) -> Self {
-        let windows = heads.iter().map(|head| Window::new(*head, max_bytes)).collect();
-        Self { windows, heads: heads_watch::Sender::new(heads) }
+        let windows = heads
+            .iter()
+            .map(|head| Window::new(*head, max_bytes))
+            .collect();
+        Self {
+            windows,
+            heads: heads_watch::Sender::new(heads),
+        }
     }
 
     fn extend(&self, partition: Partition, rows: &[Arc<T>]) -> Extended {
@@ -115,7 +123,8 @@ impl Tail {
         });
         tail.tasks.spawn(watch::look(tail.clone()));
         if let Some(doorbell) = tail.store.doorbell() {
-            tail.tasks.spawn(watch::ring(tail.clone(), doorbell.clone()));
+            tail.tasks
+                .spawn(watch::ring(tail.clone(), doorbell.clone()));
             tail.tasks.spawn(watch::listen(tail.clone(), doorbell));
         }
         tail.tasks.close();
@@ -148,13 +157,28 @@ impl Tail {
         let newest = self.store.heads().await?.events;
         let place = match after {
             None => newest.clone(),
-            Some(place) if place.behind.iter().zip(&newest).any(|(place, newest)| place > newest) => {
-                return Err(FollowError::NotReached { head: Head::Log(Place::behind(newest)) });
+            Some(place)
+                if place
+                    .behind
+                    .iter()
+                    .zip(&newest)
+                    .any(|(place, newest)| place > newest) =>
+            {
+                return Err(FollowError::NotReached {
+                    head: Head::Log(Place::behind(newest)),
+                });
             }
             Some(place) => place.behind,
         };
         self.look.notify_one();
-        Ok(EventFollower::new(self.clone(), heads, place, newest, filter, progress))
+        Ok(EventFollower::new(
+            self.clone(),
+            heads,
+            place,
+            newest,
+            filter,
+            progress,
+        ))
     }
 
     /// Follows the entries of a stream behind a position; without one, those that come after now.
@@ -167,15 +191,27 @@ impl Tail {
         after: Option<Position>,
     ) -> Result<StreamFollower, FollowError> {
         let heads = self.entries.heads.subscribe();
-        let streams = self.store.streams_by_name(std::slice::from_ref(&name)).await?;
-        let newest = streams.get(&name).map_or(Position::START, |stream| stream.last_position);
+        let streams = self
+            .store
+            .streams_by_name(std::slice::from_ref(&name))
+            .await?;
+        let newest = streams
+            .get(&name)
+            .map_or(Position::START, |stream| stream.last_position);
         if let Some(after) = after
             && after > newest
         {
-            return Err(FollowError::NotReached { head: Head::Stream(newest) });
+            return Err(FollowError::NotReached {
+                head: Head::Stream(newest),
+            });
         }
         self.look.notify_one();
-        Ok(StreamFollower::new(self.clone(), heads, name, after.unwrap_or(newest)))
+        Ok(StreamFollower::new(
+            self.clone(),
+            heads,
+            name,
+            after.unwrap_or(newest),
+        ))
     }
 
     /// Ends all tasks.

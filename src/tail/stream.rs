@@ -36,7 +36,16 @@ impl StreamFollower {
         after: Position,
     ) -> Self {
         let partition = tail.store.partitions().of_stream(&name);
-        Self { tail, heads, name, partition, after, looked: None, ready: VecDeque::new(), page: PageSize::first() }
+        Self {
+            tail,
+            heads,
+            name,
+            partition,
+            after,
+            looked: None,
+            ready: VecDeque::new(),
+            page: PageSize::first(),
+        }
     }
 
     /// Waits for the next entry. Faults of the database that pass are waited out.
@@ -54,7 +63,10 @@ impl StreamFollower {
                 None => match self.read_history().await {
                     Ok(()) => {}
                     Err(error) if error.is_passing() => {
-                        tracing::debug!(error = &error as &dyn std::error::Error, "a subscription waits for the database");
+                        tracing::debug!(
+                            error = &error as &dyn std::error::Error,
+                            "a subscription waits for the database"
+                        );
                         sleep(PAUSE_AFTER_FAULT).await;
                     }
                     Err(error) => return Err(error),
@@ -68,8 +80,13 @@ impl StreamFollower {
     async fn read_history(&mut self) -> Result<(), StoreError> {
         let head = self.tail.entries.windows[self.partition.index()].head();
         let limit = self.page.rows();
-        let entries = self.tail.store.scan_stream(&self.name, self.after, limit as u64).await?;
-        self.page.learn(entries.len(), entries.iter().map(Entry::size_bytes).sum());
+        let entries = self
+            .tail
+            .store
+            .scan_stream(&self.name, self.after, limit as u64)
+            .await?;
+        self.page
+            .learn(entries.len(), entries.iter().map(Entry::size_bytes).sum());
         if entries.len() < limit {
             self.looked = Some(head);
         }
@@ -87,7 +104,10 @@ impl StreamFollower {
                     self.looked = Some(last.entry_position);
                     let after = self.after;
                     let name = &self.name;
-                    self.ready.extend(rows.into_iter().filter(|entry| entry.stream_name == *name && entry.position > after));
+                    self.ready.extend(
+                        rows.into_iter()
+                            .filter(|entry| entry.stream_name == *name && entry.position > after),
+                    );
                 }
                 None => {
                     if self.heads.changed().await.is_err() {

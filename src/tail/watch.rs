@@ -34,7 +34,10 @@ pub(super) async fn look(tail: Arc<Tail>) {
             _ = poll.tick(), if shared && followed => {}
         }
         if let Err(error) = look_once(&tail).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the log cannot be read; trying again");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the log cannot be read; trying again"
+            );
             tokio::select! {
                 () = tail.stopping.cancelled() => return,
                 () = sleep(PAUSE_AFTER_FAULT) => tail.look.notify_one(),
@@ -46,8 +49,20 @@ pub(super) async fn look(tail: Arc<Tail>) {
 async fn look_once(tail: &Tail) -> Result<(), StoreError> {
     let Heads { events, entries } = tail.store.heads().await?;
     for partition in tail.store.partitions().iter() {
-        catch_up(&tail.store, &tail.events, partition, events[partition.index()]).await?;
-        catch_up(&tail.store, &tail.entries, partition, entries[partition.index()]).await?;
+        catch_up(
+            &tail.store,
+            &tail.events,
+            partition,
+            events[partition.index()],
+        )
+        .await?;
+        catch_up(
+            &tail.store,
+            &tail.entries,
+            partition,
+            entries[partition.index()],
+        )
+        .await?;
     }
     Ok(())
 }
@@ -68,7 +83,11 @@ async fn catch_up<T: Scanned>(
             log.tell(partition, head);
             return Ok(());
         }
-        let rows: Vec<Arc<T>> = T::scan(store, partition, window.head(), head).await?.into_iter().map(Arc::new).collect();
+        let rows: Vec<Arc<T>> = T::scan(store, partition, window.head(), head)
+            .await?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
         if rows.is_empty() {
             return Ok(());
         }
@@ -95,7 +114,16 @@ impl Scanned for Event {
         up_to: Position,
     ) -> Result<Vec<Self>, StoreError> {
         let filter = &EventFilter::default();
-        store.scan_events(&EventScan { partition, above, up_to, filter, order: Order::OldestFirst, limit: PAGE }).await
+        store
+            .scan_events(&EventScan {
+                partition,
+                above,
+                up_to,
+                filter,
+                order: Order::OldestFirst,
+                limit: PAGE,
+            })
+            .await
     }
 }
 
@@ -119,7 +147,10 @@ pub(super) async fn ring(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
         }
         let text = written(&tail.events.heads.borrow(), &tail.entries.heads.borrow());
         if let Err(error) = doorbell.ring(&text).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a ring was lost; the other servers poll");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a ring was lost; the other servers poll"
+            );
         }
         sleep(RING_EVERY).await;
     }
@@ -130,7 +161,8 @@ pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
     let heard = |text: &str| {
         let news = match read(text) {
             Some((events, entries)) => {
-                is_above(&events, &tail.events.heads.borrow()) || is_above(&entries, &tail.entries.heads.borrow())
+                is_above(&events, &tail.events.heads.borrow())
+                    || is_above(&entries, &tail.entries.heads.borrow())
             }
             None => true,
         };
@@ -144,7 +176,10 @@ pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
             lost = doorbell.listen(&heard) => lost,
         };
         let Err(error) = lost;
-        tracing::debug!(error = &error as &dyn std::error::Error, "the doorbell was lost; polling until it is back");
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "the doorbell was lost; polling until it is back"
+        );
         tokio::select! {
             () = tail.stopping.cancelled() => return,
             () = sleep(PAUSE_AFTER_FAULT) => tail.look.notify_one(),
@@ -154,12 +189,22 @@ pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
 
 /// The text of a ring: the heads of the events and of the entries.
 fn written(events: &[Position], entries: &[Position]) -> String {
-    let list = |heads: &[Position]| heads.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let list = |heads: &[Position]| {
+        heads
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     format!("{} {}", list(events), list(entries))
 }
 
 fn read(text: &str) -> Option<(Vec<Position>, Vec<Position>)> {
-    let list = |text: &str| text.split(',').map(|head| head.parse().ok().map(Position)).collect::<Option<Vec<_>>>();
+    let list = |text: &str| {
+        text.split(',')
+            .map(|head| head.parse().ok().map(Position))
+            .collect::<Option<Vec<_>>>()
+    };
     let (events, entries) = text.split_once(' ')?;
     Some((list(events)?, list(entries)?))
 }
@@ -175,14 +220,23 @@ mod tests {
     #[test]
     fn a_ring_is_read_as_it_was_written() {
         let (events, entries) = ([Position(3), Position(0)], [Position(7), Position(9)]);
-        assert_eq!(read(&written(&events, &entries)), Some((events.to_vec(), entries.to_vec())));
+        assert_eq!(
+            read(&written(&events, &entries)),
+            Some((events.to_vec(), entries.to_vec()))
+        );
         assert_eq!(read(""), None);
         assert_eq!(read("junk from somebody else"), None);
     }
 
     #[test]
     fn a_ring_is_news_when_any_head_is_above() {
-        assert!(is_above(&[Position(1), Position(2)], &[Position(1), Position(1)]));
-        assert!(!is_above(&[Position(1), Position(1)], &[Position(1), Position(2)]));
+        assert!(is_above(
+            &[Position(1), Position(2)],
+            &[Position(1), Position(1)]
+        ));
+        assert!(!is_above(
+            &[Position(1), Position(1)],
+            &[Position(1), Position(2)]
+        ));
     }
 }

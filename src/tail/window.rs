@@ -64,7 +64,14 @@ struct State<T> {
 impl<T: Logged> Window<T> {
     /// An empty window behind `head`.
     pub(super) fn new(head: Position, max_bytes: usize) -> Self {
-        Self { state: RwLock::new(State { rows: VecDeque::new(), head, bytes: 0 }), max_bytes }
+        Self {
+            state: RwLock::new(State {
+                rows: VecDeque::new(),
+                head,
+                bytes: 0,
+            }),
+            max_bytes,
+        }
     }
 
     /// Up to where the window reaches.
@@ -101,14 +108,22 @@ impl<T: Logged> Window<T> {
         {
             state.bytes -= row.memory_bytes();
         }
-        if state.head == before { Extended::Unchanged } else { Extended::To(state.head) }
+        if state.head == before {
+            Extended::Unchanged
+        } else {
+            Extended::To(state.head)
+        }
     }
 
     /// Moves on without the rows in between: whoever wants them reads the database.
     pub(super) fn skip_to(&self, head: Position) {
         let mut state = self.write();
         if head > state.head {
-            *state = State { rows: VecDeque::new(), head, bytes: 0 };
+            *state = State {
+                rows: VecDeque::new(),
+                head,
+                bytes: 0,
+            };
         }
     }
 
@@ -151,7 +166,10 @@ mod tests {
     fn a_window_gives_the_rows_behind_a_place() {
         let window = Window::new(Position(5), 1000);
         assert_eq!(window.extend(&rows(6..=9)), Extended::To(Position(9)));
-        assert_eq!(positions(window.rows_after(Position(5), 100)), Some(vec![6, 7, 8, 9]));
+        assert_eq!(
+            positions(window.rows_after(Position(5), 100)),
+            Some(vec![6, 7, 8, 9])
+        );
         assert_eq!(positions(window.rows_after(Position(7), 1)), Some(vec![8]));
         assert_eq!(positions(window.rows_after(Position(9), 100)), Some(vec![]));
     }
@@ -161,8 +179,15 @@ mod tests {
         let window = Window::new(Position(5), 30);
         window.extend(&rows(6..=9));
         assert_eq!(positions(window.rows_after(Position(4), 100)), None);
-        assert_eq!(positions(window.rows_after(Position(5), 100)), None, "the row at 6 was dropped for room");
-        assert_eq!(positions(window.rows_after(Position(6), 100)), Some(vec![7, 8, 9]));
+        assert_eq!(
+            positions(window.rows_after(Position(5), 100)),
+            None,
+            "the row at 6 was dropped for room"
+        );
+        assert_eq!(
+            positions(window.rows_after(Position(6), 100)),
+            Some(vec![7, 8, 9])
+        );
     }
 
     #[test]

@@ -106,11 +106,17 @@ pub trait Doorbell: Send + Sync {
     ///
     /// # Errors
     /// Always, in the end: why there is nothing more to hear.
-    async fn listen(&self, heard: &(dyn for<'r> Fn(&'r str) + Send + Sync)) -> Result<std::convert::Infallible, StoreError>;
+    async fn listen(
+        &self,
+        heard: &(dyn for<'r> Fn(&'r str) + Send + Sync),
+    ) -> Result<std::convert::Infallible, StoreError>;
 }
 
 /// Connects to the database that the configuration names. With `make` a SQLite file that is not there is made.
-pub(super) async fn open(config: &config::Database, make: bool) -> Result<Arc<dyn Backend>, OpenError> {
+pub(super) async fn open(
+    config: &config::Database,
+    make: bool,
+) -> Result<Arc<dyn Backend>, OpenError> {
     match config.url.kind() {
         DatabaseKind::Sqlite => Ok(Arc::new(sqlite::Sqlite::open(config, make).await?)),
         DatabaseKind::Postgres => Ok(Arc::new(postgres::Postgres::open(config).await?)),
@@ -130,7 +136,8 @@ impl Fault {
         use sea_orm::{RuntimeErr, sqlx};
         let sqlx_error = match &error {
             DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => return Self::BeforeSending(error),
-            DbErr::Exec(RuntimeErr::SqlxError(sqlx_error)) | DbErr::Query(RuntimeErr::SqlxError(sqlx_error)) => sqlx_error,
+            DbErr::Exec(RuntimeErr::SqlxError(sqlx_error))
+            | DbErr::Query(RuntimeErr::SqlxError(sqlx_error)) => sqlx_error,
             _ => return Self::Other(error),
         };
         match sqlx_error.as_ref() {
@@ -142,9 +149,10 @@ impl Fault {
                 None => Self::Other(error),
             },
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Self::BeforeSending(error),
-            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed | sqlx::Error::Tls(_) => {
-                Self::Broken(error)
-            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::Tls(_) => Self::Broken(error),
             _ => Self::Other(error),
         }
     }

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, Statement, Value,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
+    Statement, Value,
     sea_query::{ArrayType, Expr, ExprTrait, SimpleExpr, extension::postgres::PgFunc},
     sqlx,
 };
@@ -37,15 +38,31 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) async fn open(config: &config::Database) -> Result<Self, OpenError> {
-        let failed = |error| OpenError::Database { database: config.url.to_string(), source: classify(error) };
-        let pool = Database::connect(options(config, config.max_connections)).await.map_err(failed)?;
-        let migrator = Database::connect(options(config, 1)).await.map_err(failed)?;
+        let failed = |error| OpenError::Database {
+            database: config.url.to_string(),
+            source: classify(error),
+        };
+        let pool = Database::connect(options(config, config.max_connections))
+            .await
+            .map_err(failed)?;
+        let migrator = Database::connect(options(config, 1))
+            .await
+            .map_err(failed)?;
         let version = server_version(&pool).await.map_err(failed)?;
         if version < OLDEST_VERSION {
-            return Err(OpenError::TooOld { actual: format!("{}.{}", version / 10_000, version % 10_000) });
+            return Err(OpenError::TooOld {
+                actual: format!("{}.{}", version / 10_000, version % 10_000),
+            });
         }
-        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(config.url.as_str(), pool.clone()));
-        Ok(Self { pool, migrator, doorbell })
+        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(
+            config.url.as_str(),
+            pool.clone(),
+        ));
+        Ok(Self {
+            pool,
+            migrator,
+            doorbell,
+        })
     }
 }
 
@@ -75,7 +92,10 @@ fn options(config: &config::Database, connections: u32) -> ConnectOptions {
 }
 
 async fn server_version(pool: &DatabaseConnection) -> Result<i32, DbErr> {
-    let statement = Statement::from_string(DbBackend::Postgres, "SELECT current_setting('server_version_num')::int");
+    let statement = Statement::from_string(
+        DbBackend::Postgres,
+        "SELECT current_setting('server_version_num')::int",
+    );
     let row = pool.query_one_raw(statement).await?;
     row.map_or(Ok(0), |row| row.try_get_by_index(0))
 }
@@ -90,7 +110,9 @@ fn classify(error: DbErr) -> StoreError {
             ("55P03", _) => StoreError::LockTimeout(error),
             ("40P01" | "40001", _) => StoreError::GaveWay(error),
             // A session that is ended from outside may have committed just before.
-            ("57P01" | "57P02" | "57P05" | "25P03", _) | (_, "08") => StoreError::ConnectionLost(error),
+            ("57P01" | "57P02" | "57P05" | "25P03", _) | (_, "08") => {
+                StoreError::ConnectionLost(error)
+            }
             // Starting up, shutting down, or a standby: nothing was done.
             ("57P03" | "25006", _) => StoreError::Unreachable(error),
             (_, "53") => StoreError::Exhausted(error),
@@ -130,13 +152,23 @@ impl Backend for Postgres {
 
     async fn lock_migrations(&self) -> Result<(), StoreError> {
         // Another server may migrate for longer than a lock may be waited for otherwise.
-        let sql = format!("SET lock_timeout = 0; SELECT pg_advisory_lock({MIGRATION_LOCK}); SET lock_timeout = '10s'");
-        self.migrator.execute_unprepared(&sql).await.map(drop).map_err(classify)
+        let sql = format!(
+            "SET lock_timeout = 0; SELECT pg_advisory_lock({MIGRATION_LOCK}); SET lock_timeout = '10s'"
+        );
+        self.migrator
+            .execute_unprepared(&sql)
+            .await
+            .map(drop)
+            .map_err(classify)
     }
 
     async fn unlock_migrations(&self) -> Result<(), StoreError> {
         let sql = format!("SELECT pg_advisory_unlock({MIGRATION_LOCK})");
-        self.migrator.execute_unprepared(&sql).await.map(drop).map_err(classify)
+        self.migrator
+            .execute_unprepared(&sql)
+            .await
+            .map(drop)
+            .map_err(classify)
     }
 
     async fn after_open(&self) -> Result<(), StoreError> {
@@ -154,27 +186,44 @@ impl Backend for Postgres {
     }
 
     fn uuid_in(&self, column: Expr, ids: &mut dyn Iterator<Item = Uuid>) -> SimpleExpr {
-        column.eq(PgFunc::any(Expr::val(array(ArrayType::Uuid, ids.map(Value::from)))))
+        column.eq(PgFunc::any(Expr::val(array(
+            ArrayType::Uuid,
+            ids.map(Value::from),
+        ))))
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         let values = vec![
-            array(ArrayType::SmallInt, ranges.iter().map(|range| range.0.number().into())),
+            array(
+                ArrayType::SmallInt,
+                ranges.iter().map(|range| range.0.number().into()),
+            ),
             array(ArrayType::Uuid, ranges.iter().map(|range| range.1.into())),
             array(ArrayType::BigInt, ranges.iter().map(|range| range.2.into())),
             array(ArrayType::BigInt, ranges.iter().map(|range| range.3.into())),
         ];
-        ("SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[], $4::bigint[])".to_owned(), values)
+        (
+            "SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[], $4::bigint[])"
+                .to_owned(),
+            values,
+        )
     }
 
     fn name_ranges(&self, ranges: &[(Partition, &str, i64, i64)]) -> (String, Vec<Value>) {
         let values = vec![
-            array(ArrayType::SmallInt, ranges.iter().map(|range| range.0.number().into())),
+            array(
+                ArrayType::SmallInt,
+                ranges.iter().map(|range| range.0.number().into()),
+            ),
             array(ArrayType::String, ranges.iter().map(|range| range.1.into())),
             array(ArrayType::BigInt, ranges.iter().map(|range| range.2.into())),
             array(ArrayType::BigInt, ranges.iter().map(|range| range.3.into())),
         ];
-        ("SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::bigint[])".to_owned(), values)
+        (
+            "SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::bigint[])"
+                .to_owned(),
+            values,
+        )
     }
 
     async fn append_events(
@@ -183,7 +232,12 @@ impl Backend for Postgres {
         requests: &[&[NewEvent]],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut connection = self.pool.get_postgres_connection_pool().acquire().await.map_err(not_acquired)?;
+        let mut connection = self
+            .pool
+            .get_postgres_connection_pool()
+            .acquire()
+            .await
+            .map_err(not_acquired)?;
         append::events(&mut connection, partition, requests).await
     }
 
@@ -192,12 +246,20 @@ impl Backend for Postgres {
         parts: &[(Partition, Vec<NewEvent>)],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut transaction = self.pool.get_postgres_connection_pool().begin().await.map_err(not_acquired)?;
+        let mut transaction = self
+            .pool
+            .get_postgres_connection_pool()
+            .begin()
+            .await
+            .map_err(not_acquired)?;
         let mut outcomes = Vec::with_capacity(parts.len());
         for (partition, events) in parts {
             outcomes.extend(append::events(&mut transaction, *partition, &[events]).await?);
         }
-        if outcomes.iter().all(|outcome| matches!(outcome, Outcome::Appended(_))) {
+        if outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, Outcome::Appended(_)))
+        {
             transaction.commit().await.map_err(while_running)?;
         } else {
             transaction.rollback().await.map_err(while_running)?;
@@ -211,7 +273,12 @@ impl Backend for Postgres {
         entries: &[&NewEntry],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
-        let mut connection = self.pool.get_postgres_connection_pool().acquire().await.map_err(not_acquired)?;
+        let mut connection = self
+            .pool
+            .get_postgres_connection_pool()
+            .acquire()
+            .await
+            .map_err(not_acquired)?;
         append::entries(&mut connection, partition, entries).await
     }
 
@@ -222,9 +289,15 @@ impl Backend for Postgres {
         aggregate_type: &AggregateType,
         _now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError> {
-        let mut transaction = self.pool.get_postgres_connection_pool().begin().await.map_err(not_acquired)?;
+        let mut transaction = self
+            .pool
+            .get_postgres_connection_pool()
+            .begin()
+            .await
+            .map_err(not_acquired)?;
         append::lock_events(&mut transaction, partition).await?;
-        let created = append::insert_aggregate(&mut transaction, partition, id, aggregate_type).await?;
+        let created =
+            append::insert_aggregate(&mut transaction, partition, id, aggregate_type).await?;
         let row = append::aggregate_row(&mut transaction, partition, id).await?;
         transaction.commit().await.map_err(while_running)?;
         Ok((rows::aggregate(&row.into())?, created))

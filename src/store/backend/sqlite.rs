@@ -42,23 +42,44 @@ pub(super) struct Sqlite {
 impl Sqlite {
     pub(super) async fn open(config: &config::Database, make: bool) -> Result<Self, OpenError> {
         let lock = lock_file(config.url.sqlite_path().unwrap_or_default(), make)?;
-        let failed = |error| OpenError::Database { database: config.url.to_string(), source: classify(error) };
-        let writer = Database::connect(options(config, 1, make)).await.map_err(failed)?;
-        let readers = Database::connect(options(config, config.max_connections, false)).await.map_err(failed)?;
-        Ok(Self { writer, readers, _lock: lock })
+        let failed = |error| OpenError::Database {
+            database: config.url.to_string(),
+            source: classify(error),
+        };
+        let writer = Database::connect(options(config, 1, make))
+            .await
+            .map_err(failed)?;
+        let readers = Database::connect(options(config, config.max_connections, false))
+            .await
+            .map_err(failed)?;
+        Ok(Self {
+            writer,
+            readers,
+            _lock: lock,
+        })
     }
 }
 
 fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
     let lock_path = format!("{path}-lock");
-    let failed = |source| OpenError::Lock { path: lock_path.clone(), source };
+    let failed = |source| OpenError::Lock {
+        path: lock_path.clone(),
+        source,
+    };
     if !make && !std::path::Path::new(path).exists() {
         return Err(OpenError::NotMigrated { pending: 1 });
     }
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            path: path.to_owned(),
+        }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
@@ -108,14 +129,26 @@ fn while_running(error: sqlx::Error) -> StoreError {
     classify(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))))
 }
 
-fn ranges_of<K: Into<Value>>(ranges: impl Iterator<Item = (Partition, K, i64, i64)>) -> (String, Vec<Value>) {
+fn ranges_of<K: Into<Value>>(
+    ranges: impl Iterator<Item = (Partition, K, i64, i64)>,
+) -> (String, Vec<Value>) {
     let mut sql = String::from("VALUES ");
     let mut values = Vec::new();
     for (partition, key, low, high) in ranges {
         let comma = if values.is_empty() { "" } else { "," };
         let first = values.len() + 1;
-        sql.push_str(&format!("{comma}(${first}, ${}, ${}, ${})", first + 1, first + 2, first + 3));
-        values.extend([partition.number().into(), key.into(), low.into(), high.into()]);
+        sql.push_str(&format!(
+            "{comma}(${first}, ${}, ${}, ${})",
+            first + 1,
+            first + 2,
+            first + 3
+        ));
+        values.extend([
+            partition.number().into(),
+            key.into(),
+            low.into(),
+            high.into(),
+        ]);
     }
     (sql, values)
 }
@@ -168,7 +201,11 @@ impl Backend for Sqlite {
     }
 
     fn name_ranges(&self, ranges: &[(Partition, &str, i64, i64)]) -> (String, Vec<Value>) {
-        ranges_of(ranges.iter().map(|&(partition, name, low, high)| (partition, name.to_owned(), low, high)))
+        ranges_of(
+            ranges
+                .iter()
+                .map(|&(partition, name, low, high)| (partition, name.to_owned(), low, high)),
+        )
     }
 
     async fn append_events(
@@ -193,7 +230,10 @@ impl Backend for Sqlite {
         for (partition, events) in parts {
             outcomes.extend(append::events(&mut transaction, *partition, &[events], now).await?);
         }
-        if outcomes.iter().all(|outcome| matches!(outcome, Outcome::Appended(_))) {
+        if outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, Outcome::Appended(_)))
+        {
             transaction.commit().await.map_err(while_running)?;
         } else {
             transaction.rollback().await.map_err(while_running)?;
@@ -221,7 +261,8 @@ impl Backend for Sqlite {
         now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError> {
         let mut transaction = self.begin().await?;
-        let made = append::create_aggregate(&mut transaction, partition, id, aggregate_type, now).await?;
+        let made =
+            append::create_aggregate(&mut transaction, partition, id, aggregate_type, now).await?;
         transaction.commit().await.map_err(while_running)?;
         Ok(made)
     }
@@ -234,6 +275,10 @@ impl Backend for Sqlite {
 impl Sqlite {
     /// Begins a transaction that may write: taken at once, so that what it read stays true until the commit.
     async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
-        self.writer.get_sqlite_connection_pool().begin_with("BEGIN IMMEDIATE").await.map_err(not_acquired)
+        self.writer
+            .get_sqlite_connection_pool()
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(not_acquired)
     }
 }

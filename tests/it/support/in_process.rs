@@ -30,7 +30,9 @@ impl TestServer {
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
-        config.database.url = format!("sqlite://{}/tidings.db", folder.path().display()).parse().unwrap();
+        config.database.url = format!("sqlite://{}/tidings.db", folder.path().display())
+            .parse()
+            .unwrap();
         config.listen.address = "127.0.0.1:0".parse().unwrap();
         configure(&mut config);
         let app = App::start(&config).await.unwrap();

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::while_running;
 use crate::{
     domain::{
-        AggregateId, AggregateType, ExpectedPosition, ExpectedVersion, NewEntry, NewEvent, Partition, Position, Version,
+        AggregateId, AggregateType, ExpectedPosition, ExpectedVersion, NewEntry, NewEvent,
+        Partition, Position, Version,
         append::{AppendedEntry, AppendedEvent, Outcome, Refusal},
     },
     store::StoreError,
@@ -26,12 +27,16 @@ pub(super) async fn events(
     requests: &[&[NewEvent]],
 ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
     let events = || requests.iter().flat_map(|request| request.iter());
-    let numbers: Vec<i32> =
-        (1_i32..).zip(requests).flat_map(|(number, request)| std::iter::repeat_n(number, request.len())).collect();
+    let numbers: Vec<i32> = (1_i32..)
+        .zip(requests)
+        .flat_map(|(number, request)| std::iter::repeat_n(number, request.len()))
+        .collect();
     let ids: Vec<Uuid> = events().map(|event| event.id.0).collect();
     let check_ids: Vec<bool> = events().map(|event| event.id_is_given).collect();
     let aggregate_ids: Vec<Uuid> = events().map(|event| event.aggregate_id.0).collect();
-    let aggregate_types: Vec<&str> = events().map(|event| event.aggregate_type.as_str()).collect();
+    let aggregate_types: Vec<&str> = events()
+        .map(|event| event.aggregate_type.as_str())
+        .collect();
     let event_types: Vec<&str> = events().map(|event| event.event_type.as_str()).collect();
     let data: Vec<&str> = events().map(|event| event.data.as_str()).collect();
     let metadata: Vec<&str> = events().map(|event| event.metadata.as_str()).collect();
@@ -56,7 +61,10 @@ pub(super) async fn events(
         .await
         .map_err(while_running)?;
     let mut rows = rows.iter();
-    requests.iter().map(|request| event_outcome(request, &mut rows).map_err(while_running)).collect()
+    requests
+        .iter()
+        .map(|request| event_outcome(request, &mut rows).map_err(while_running))
+        .collect()
 }
 
 fn event_outcome<'a>(
@@ -75,17 +83,30 @@ fn event_outcome<'a>(
                 created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
             }),
             "duplicate" => duplicate = true,
-            "id_reused" => refusal = Some(Refusal::IdReused { index, id: event.id }),
+            "id_reused" => {
+                refusal = Some(Refusal::IdReused {
+                    index,
+                    id: event.id,
+                })
+            }
             "type_mismatch" => {
                 let expected = event.aggregate_type.clone();
                 let actual = AggregateType::stored(row.try_get(5)?);
-                refusal = Some(Refusal::TypeMismatch { index, expected, actual });
+                refusal = Some(Refusal::TypeMismatch {
+                    index,
+                    expected,
+                    actual,
+                });
             }
             "version_conflict" => {
                 let ExpectedVersion::Exactly(expected) = event.expected_version else {
                     return Err(unknown_outcome("version_conflict"));
                 };
-                refusal = Some(Refusal::VersionConflict { index, expected, actual: Version(row.try_get(4)?) });
+                refusal = Some(Refusal::VersionConflict {
+                    index,
+                    expected,
+                    actual: Version(row.try_get(4)?),
+                });
             }
             "refused" => {}
             other => return Err(unknown_outcome(other)),
@@ -104,9 +125,15 @@ pub(super) async fn entries(
     partition: Partition,
     entries: &[&NewEntry],
 ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
-    let stream_names: Vec<&str> = entries.iter().map(|entry| entry.stream_name.as_str()).collect();
+    let stream_names: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry.stream_name.as_str())
+        .collect();
     let event_ids: Vec<Uuid> = entries.iter().map(|entry| entry.event_id.0).collect();
-    let event_types: Vec<&str> = entries.iter().map(|entry| entry.event_type.as_str()).collect();
+    let event_types: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry.event_type.as_str())
+        .collect();
     let data: Vec<&str> = entries.iter().map(|entry| entry.data.as_str()).collect();
     let event_partitions: Vec<Option<i16>> = vec![None; entries.len()];
     let expected: Vec<Option<i64>> = entries
@@ -130,7 +157,10 @@ pub(super) async fn entries(
     if rows.len() != entries.len() {
         return Err(while_running(sqlx::Error::RowNotFound));
     }
-    rows.iter().zip(entries).map(|(row, entry)| entry_outcome(row, entry).map_err(while_running)).collect()
+    rows.iter()
+        .zip(entries)
+        .map(|(row, entry)| entry_outcome(row, entry).map_err(while_running))
+        .collect()
 }
 
 fn entry_outcome(row: &PgRow, entry: &NewEntry) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
@@ -141,25 +171,36 @@ fn entry_outcome(row: &PgRow, entry: &NewEntry) -> Result<Outcome<AppendedEntry>
             created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
         }]),
         "duplicate" => Outcome::Duplicate,
-        "id_reused" => Outcome::Refused(Refusal::IdReused { index: 0, id: entry.event_id }),
+        "id_reused" => Outcome::Refused(Refusal::IdReused {
+            index: 0,
+            id: entry.event_id,
+        }),
         "position_conflict" => {
             let ExpectedPosition::Exactly(expected) = entry.expected_position else {
                 return Err(unknown_outcome("position_conflict"));
             };
-            Outcome::Refused(Refusal::PositionConflict { expected, actual: Position(row.try_get(4)?) })
+            Outcome::Refused(Refusal::PositionConflict {
+                expected,
+                actual: Position(row.try_get(4)?),
+            })
         }
         other => return Err(unknown_outcome(other)),
     })
 }
 
 /// Takes the partition's lock, as everybody does who writes to its log of events.
-pub(super) async fn lock_events(connection: &mut PgConnection, partition: Partition) -> Result<(), StoreError> {
-    sqlx::query("SELECT 1 FROM partition_locks WHERE partition_no = $1 AND log = 'events' FOR UPDATE")
-        .bind(partition.number())
-        .fetch_one(connection)
-        .await
-        .map(drop)
-        .map_err(while_running)
+pub(super) async fn lock_events(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "SELECT 1 FROM partition_locks WHERE partition_no = $1 AND log = 'events' FOR UPDATE",
+    )
+    .bind(partition.number())
+    .fetch_one(connection)
+    .await
+    .map(drop)
+    .map_err(while_running)
 }
 
 /// Makes an aggregate; false where it is there already.
@@ -189,9 +230,16 @@ pub(super) async fn aggregate_row(
 ) -> Result<PgRow, StoreError> {
     let sql = "SELECT id, aggregate_type, current_version, created_at, updated_at \
                FROM aggregates WHERE partition_no = $1 AND id = $2";
-    sqlx::query(sql).bind(partition.number()).bind(id.0).fetch_one(connection).await.map_err(while_running)
+    sqlx::query(sql)
+        .bind(partition.number())
+        .bind(id.0)
+        .fetch_one(connection)
+        .await
+        .map_err(while_running)
 }
 
 fn unknown_outcome(outcome: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("the append function answers `{outcome}`, which this server does not know").into())
+    sqlx::Error::Decode(
+        format!("the append function answers `{outcome}`, which this server does not know").into(),
+    )
 }

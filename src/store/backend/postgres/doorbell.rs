@@ -20,7 +20,10 @@ pub(super) struct PostgresDoorbell {
 
 impl PostgresDoorbell {
     pub(super) fn new(url: &str, pool: DatabaseConnection) -> Self {
-        Self { url: url.to_owned(), pool }
+        Self {
+            url: url.to_owned(),
+            pool,
+        }
     }
 }
 
@@ -36,7 +39,10 @@ impl Doorbell for PostgresDoorbell {
             .map_err(while_running)
     }
 
-    async fn listen(&self, heard: &(dyn for<'r> Fn(&'r str) + Send + Sync)) -> Result<Infallible, StoreError> {
+    async fn listen(
+        &self,
+        heard: &(dyn for<'r> Fn(&'r str) + Send + Sync),
+    ) -> Result<Infallible, StoreError> {
         let mut listener = PgListener::connect(&self.url).await.map_err(not_acquired)?;
         listener.listen(CHANNEL).await.map_err(while_running)?;
         loop {

@@ -3,14 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sea_orm::sqlx::{self, AssertSqlSafe, Row, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments, sqlite::SqliteRow};
+use sea_orm::sqlx::{
+    self, AssertSqlSafe, Row, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments,
+    sqlite::SqliteRow,
+};
 use uuid::Uuid;
 
 use super::while_running;
 use crate::{
     domain::{
-        Aggregate, AggregateId, AggregateType, EventId, EventType, Json, NewEntry, NewEvent, Partition, Position,
-        StreamName, Timestamp, Version,
+        Aggregate, AggregateId, AggregateType, EventId, EventType, Json, NewEntry, NewEvent,
+        Partition, Position, StreamName, Timestamp, Version,
         append::{AppendedEntry, AppendedEvent, Outcome, Refusal},
         judge::{Facts, KnownEvent, Verdict},
     },
@@ -50,7 +53,11 @@ pub(super) async fn events(
                 let places = versions.into_iter().zip(*request).map(|(version, event)| {
                     let position = Position(head.0 + 1 + new.len() as i64);
                     new.push((position, version, event));
-                    AppendedEvent { position, version, created_at }
+                    AppendedEvent {
+                        position,
+                        version,
+                        created_at,
+                    }
                 });
                 Outcome::Appended(places.collect())
             }
@@ -62,10 +69,19 @@ pub(super) async fn events(
         return Ok(outcomes);
     }
 
-    let touched: HashMap<AggregateId, &NewEvent> =
-        new.iter().map(|(_, _, event)| (event.aggregate_id, *event)).collect();
-    let (old, fresh): (Vec<_>, Vec<_>) = touched.into_values().partition(|event| there_before.contains(&event.aggregate_id));
-    let version = |event: &NewEvent| facts.aggregates.get(&event.aggregate_id).map_or(0, |(_, version)| version.0);
+    let touched: HashMap<AggregateId, &NewEvent> = new
+        .iter()
+        .map(|(_, _, event)| (event.aggregate_id, *event))
+        .collect();
+    let (old, fresh): (Vec<_>, Vec<_>) = touched
+        .into_values()
+        .partition(|event| there_before.contains(&event.aggregate_id));
+    let version = |event: &NewEvent| {
+        facts
+            .aggregates
+            .get(&event.aggregate_id)
+            .map_or(0, |(_, version)| version.0)
+    };
     insert_rows(
         connection,
         "INSERT INTO aggregates (partition_no, id, aggregate_type, current_version, created_at, updated_at) VALUES",
@@ -142,8 +158,13 @@ pub(super) async fn entries(
         if let Some(known) = known_entry(connection, partition, entry).await? {
             outcomes.push(known);
         } else if !entry.expected_position.is_met_by(present) {
-            let crate::domain::ExpectedPosition::Exactly(expected) = entry.expected_position else { continue };
-            outcomes.push(Outcome::Refused(Refusal::PositionConflict { expected, actual: present }));
+            let crate::domain::ExpectedPosition::Exactly(expected) = entry.expected_position else {
+                continue;
+            };
+            outcomes.push(Outcome::Refused(Refusal::PositionConflict {
+                expected,
+                actual: present,
+            }));
         } else {
             if present == Position::START {
                 insert_stream(connection, partition, &entry.stream_name, created_at).await?;
@@ -152,7 +173,11 @@ pub(super) async fn entries(
             let entry_position = Position(head.0 + 1 + new.len() as i64);
             positions.insert(&entry.stream_name, position);
             new.push((position, entry_position, entry));
-            outcomes.push(Outcome::Appended(vec![AppendedEntry { entry_position, position, created_at }]));
+            outcomes.push(Outcome::Appended(vec![AppendedEntry {
+                entry_position,
+                position,
+                created_at,
+            }]));
         }
     }
     insert_rows(
@@ -205,7 +230,10 @@ pub(super) async fn create_aggregate(
     .fetch_one(connection)
     .await
     .map_err(while_running)?;
-    Ok((crate::store::rows::aggregate(&row.into())?, made.rows_affected() > 0))
+    Ok((
+        crate::store::rows::aggregate(&row.into())?,
+        made.rows_affected() > 0,
+    ))
 }
 
 /// The newest position of a log, and the time for what comes next: never before the newest one's.
@@ -215,8 +243,14 @@ async fn head(
     partition: Partition,
     now: Timestamp,
 ) -> Result<(Position, Timestamp), StoreError> {
-    let row = sqlx::query(sql).bind(partition.number()).fetch_optional(connection).await.map_err(while_running)?;
-    let Some(row) = row else { return Ok((Position::START, now)) };
+    let row = sqlx::query(sql)
+        .bind(partition.number())
+        .fetch_optional(connection)
+        .await
+        .map_err(while_running)?;
+    let Some(row) = row else {
+        return Ok((Position::START, now));
+    };
     let position = Position(row.try_get(0).map_err(while_running)?);
     let newest = Timestamp::from(row.try_get::<DateTime<Utc>, _>(1).map_err(while_running)?);
     Ok((position, now.max(newest)))
@@ -252,12 +286,21 @@ async fn known_aggregates(
     partition: Partition,
     requests: &[&[NewEvent]],
 ) -> Result<HashMap<AggregateId, (AggregateType, Version)>, StoreError> {
-    let ids: HashSet<Uuid> =
-        requests.iter().flat_map(|request| request.iter()).map(|event| event.aggregate_id.0).collect();
+    let ids: HashSet<Uuid> = requests
+        .iter()
+        .flat_map(|request| request.iter())
+        .map(|event| event.aggregate_id.0)
+        .collect();
     let ids: Vec<Uuid> = ids.into_iter().collect();
     let sql = "SELECT id, aggregate_type, current_version FROM aggregates WHERE partition_no = $1 AND id IN";
     select_ids(connection, sql, partition, &ids, |row| {
-        Ok((AggregateId(row.try_get(0)?), (AggregateType::stored(row.try_get(1)?), Version(row.try_get(2)?))))
+        Ok((
+            AggregateId(row.try_get(0)?),
+            (
+                AggregateType::stored(row.try_get(1)?),
+                Version(row.try_get(2)?),
+            ),
+        ))
     })
     .await
 }
@@ -293,11 +336,16 @@ async fn known_entry(
     let Some(row) = row else { return Ok(None) };
     let event_type: String = row.try_get(0).map_err(while_running)?;
     let data = Json::stored(row.try_get(1).map_err(while_running)?);
-    Ok(Some(if event_type == entry.event_type.as_str() && data.same_value(&entry.data) {
-        Outcome::Duplicate
-    } else {
-        Outcome::Refused(Refusal::IdReused { index: 0, id: entry.event_id })
-    }))
+    Ok(Some(
+        if event_type == entry.event_type.as_str() && data.same_value(&entry.data) {
+            Outcome::Duplicate
+        } else {
+            Outcome::Refused(Refusal::IdReused {
+                index: 0,
+                id: entry.event_id,
+            })
+        },
+    ))
 }
 
 async fn insert_stream(
@@ -335,7 +383,10 @@ async fn select_ids<K: std::hash::Hash + Eq, V>(
             for id in chunk {
                 query = query.bind(id);
             }
-            let rows = query.fetch_all(&mut *connection).await.map_err(while_running)?;
+            let rows = query
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(while_running)?;
             for row in &rows {
                 let (key, value) = read(row).map_err(while_running)?;
                 found.insert(key, value);
@@ -364,7 +415,10 @@ async fn insert_rows<'r, T>(
             for row in chunk {
                 query = bind(query, row);
             }
-            query.execute(&mut *connection).await.map_err(while_running)?;
+            query
+                .execute(&mut *connection)
+                .await
+                .map_err(while_running)?;
         }
     }
     Ok(())
