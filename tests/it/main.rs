@@ -10,6 +10,7 @@
 
 mod architecture;
 mod browser;
+mod concurrency;
 mod harness;
 mod http;
 mod support;
