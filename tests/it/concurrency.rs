@@ -216,7 +216,7 @@ async fn no_append_of_the_server_is_lost_to_a_deadlock_with_sql_clients() {
     sqlx::raw_sql(alter).execute(&mut connection).await.unwrap();
     let database = server.database.clone();
     server.stop().await;
-    let server = TestServer::on(database, |_| {}).await;
+    let server = TestServer::on(database, |config| config.database.max_connections = 10).await;
 
     let partitions = PartitionCount::new(4).unwrap();
     let in_partition = |partition: usize| {
