@@ -11,6 +11,8 @@
 mod architecture;
 mod browser;
 mod concurrency;
+mod contract;
+mod faults;
 mod harness;
 mod http;
 mod support;

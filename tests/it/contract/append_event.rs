@@ -142,7 +142,7 @@ async fn an_id_with_another_payload_or_type_is_reused(contract: Contract) {
     let first = contract.append(input.clone()).await;
     for other in [
         json!({ "data": { "name": "Bob" } }),
-        json!({ "data": null }),
+        json!({ "data": [] }),
         json!({ "type": "user_renamed" }),
         json!({ "aggregateType": "order" }),
         // Ids are looked at before versions and types.

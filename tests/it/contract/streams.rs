@@ -64,7 +64,7 @@ async fn an_event_id_with_another_payload_or_type_is_reused_in_its_stream_only(c
     for other in [
         json!({ "data": { "page": 2 } }),
         json!({ "type": "x" }),
-        json!({ "data": null, "expectedPosition": 9 }),
+        json!({ "data": [], "expectedPosition": 9 }),
     ] {
         let failure = contract
             .append_entry_is_refused(with(input.clone(), other))
