@@ -73,11 +73,7 @@ async fn clients_that_append_to_many_aggregates_leave_no_gap(engine: Engine, par
 }
 
 /// Appends with an expected version: the version that the event got, or the failure.
-async fn append_expecting(
-    client: &Client,
-    aggregate: Uuid,
-    expected: i64,
-) -> Result<i64, Failure> {
+async fn append_expecting(client: &Client, aggregate: Uuid, expected: i64) -> Result<i64, Failure> {
     const APPEND: &str =
         "mutation($input: AppendEventInput!) { appendEvent(input: $input) { event { version } } }";
     let input = json!({

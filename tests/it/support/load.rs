@@ -14,10 +14,8 @@ use super::client::{Client, Failure, LIMIT};
 use super::log::StoredLog;
 
 const APPEND_EVENT: &str = "mutation($input: AppendEventInput!) { appendEvent(input: $input) { duplicate event { id version } } }";
-const APPEND_EVENTS: &str =
-    "mutation($input: AppendEventsInput!) { appendEvents(input: $input) { events { id version } } }";
-const APPEND_ENTRY: &str =
-    "mutation($input: AppendToStreamInput!) { appendToStream(input: $input) { duplicate entry { eventId position } } }";
+const APPEND_EVENTS: &str = "mutation($input: AppendEventsInput!) { appendEvents(input: $input) { events { id version } } }";
+const APPEND_ENTRY: &str = "mutation($input: AppendToStreamInput!) { appendToStream(input: $input) { duplicate entry { eventId position } } }";
 /// Between a failure and the next try, so that a server that is away is not asked without pause.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 
@@ -112,9 +110,7 @@ impl Append {
         match client.query(query, json!({ "input": input })).await {
             Ok(data) => self.acknowledged(&data),
             Err(Failure::Transport(cause)) => Told::Cut(cause),
-            Err(failure) if failure.code() == "UNAVAILABLE" => {
-                self.unavailable(failure)
-            }
+            Err(failure) if failure.code() == "UNAVAILABLE" => self.unavailable(failure),
             Err(failure) => Told::Refused(failure),
         }
     }
@@ -389,7 +385,10 @@ impl Ledger {
     }
 
     fn count_reason(&mut self, failure: &Failure) {
-        *self.reasons.entry(failure.message().to_owned()).or_default() += 1;
+        *self
+            .reasons
+            .entry(failure.message().to_owned())
+            .or_default() += 1;
     }
 
     /// Takes in what other writers were told.
