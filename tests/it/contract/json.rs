@@ -65,8 +65,11 @@ fn dig<'a>(text: &'a str, path: &[&str]) -> &'a str {
 /// The text of an object without spaces, its fields in one order.
 fn fields(object: &str) -> Vec<String> {
     let compact = object.replace(' ', "");
-    let mut fields: Vec<String> = compact
-        .trim_matches(['{', '}'])
+    let inside = compact
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'));
+    let mut fields: Vec<String> = inside
+        .unwrap_or_else(|| panic!("not an object: {object}"))
         .split(",\"")
         .map(|field| field.trim_start_matches('"').to_owned())
         .collect();
