@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, InputObject, Object, Result, SimpleObject};
+use async_graphql::{
+    Context, InputObject, Object, Result, ScalarType, SimpleObject, Value, parser::types::Field,
+};
 
 use super::{
     access::require,
@@ -10,6 +12,7 @@ use super::{
     event::{EventObject, aggregate_types},
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost},
+    plain::{Fragments, Node, Nodes, Plain},
     scalars::{DateTimeScalar, UuidScalar},
 };
 use crate::{
@@ -58,13 +61,13 @@ impl AggregateObject {
         after_version: Option<i32>,
         #[graphql(default = 100)] first: i32,
         #[graphql(default_with = "Order::OldestFirst")] order: Order,
-    ) -> Result<Vec<EventObject>> {
+    ) -> Result<Nodes<EventObject>> {
         let first = i32::try_from(check_first(first)?).unwrap_or(i32::MAX);
         let after = after_version
             .map(|version| check_version("afterVersion", version))
             .transpose()?;
         let Some(range) = range_of(&self.0, after, first, order) else {
-            return Ok(Vec::new());
+            return Ok(Nodes(Vec::new()));
         };
         let events = ctx
             .data_unchecked::<Loaders>()
@@ -76,7 +79,21 @@ impl AggregateObject {
         if order == Order::NewestFirst {
             events.reverse();
         }
-        Ok(events)
+        Ok(Nodes(events))
+    }
+}
+
+impl Plain for AggregateObject {
+    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+        let aggregate = &self.0;
+        Some(match field.name.node.as_str() {
+            "id" => UuidScalar(aggregate.id.0).to_value(),
+            "type" => aggregate.aggregate_type.as_str().into(),
+            "version" => aggregate.version.0.into(),
+            "createdAt" => DateTimeScalar(aggregate.created_at).to_value(),
+            "updatedAt" => DateTimeScalar(aggregate.updated_at).to_value(),
+            _ => return None,
+        })
     }
 }
 
@@ -129,7 +146,7 @@ pub struct CreateAggregateInput {
 #[derive(SimpleObject)]
 pub struct CreateAggregatePayload {
     /// The aggregate.
-    aggregate: AggregateObject,
+    aggregate: Node<AggregateObject>,
     /// False where it was there already.
     created: bool,
 }
@@ -153,14 +170,14 @@ impl AggregateQuery {
         &self,
         ctx: &Context<'_>,
         id: UuidScalar,
-    ) -> Result<Option<AggregateObject>> {
+    ) -> Result<Option<Node<AggregateObject>>> {
         require(ctx, Role::Read)?;
         let aggregate = ctx
             .data_unchecked::<Loaders>()
             .aggregates
             .load_one(AggregateId(id.0))
             .await?;
-        Ok(aggregate.map(AggregateObject))
+        Ok(aggregate.map(|aggregate| Node(AggregateObject(aggregate))))
     }
 
     /// Aggregates in the order in which they were made.
@@ -243,7 +260,7 @@ impl AggregateMutation {
             return Err(ApiError::TypeMismatch { expected, actual }.into());
         }
         Ok(CreateAggregatePayload {
-            aggregate: AggregateObject(aggregate),
+            aggregate: Node(AggregateObject(aggregate)),
             created,
         })
     }

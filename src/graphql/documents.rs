@@ -6,10 +6,12 @@ use async_graphql::{
     ServerError,
     parser::{
         parse_query,
-        types::{DocumentOperations, ExecutableDocument, OperationType},
+        types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType},
     },
 };
 use moka::sync::Cache;
+
+use super::order::Shape;
 
 /// Directives on one field.
 pub(super) const MAX_DIRECTIVES: usize = 8;
@@ -20,9 +22,23 @@ const MAX_KEPT_BYTES: usize = 16 << 10;
 /// How much text of documents is kept. Parsed ones take some ten times as much.
 const KEPT_BYTES: u64 = 1 << 20;
 
+/// A parsed document.
+pub(super) struct Document {
+    pub(super) parsed: ExecutableDocument,
+    /// The shape of the answer, where there is one operation, as nearly always.
+    shape: Option<Arc<Shape>>,
+}
+
+/// What would run of a document.
+pub(super) struct Operation {
+    pub(super) kind: OperationType,
+    /// The shape of its answer; none for one that is too large.
+    pub(super) shape: Option<Arc<Shape>>,
+}
+
 /// The documents that were parsed lately.
 pub(super) struct Documents {
-    parsed: Cache<String, Arc<ExecutableDocument>>,
+    parsed: Cache<String, Arc<Document>>,
 }
 
 impl Documents {
@@ -35,12 +51,12 @@ impl Documents {
     }
 
     /// The document of a text.
-    pub(super) fn parsed(&self, text: &str) -> Result<Arc<ExecutableDocument>, ServerError> {
+    pub(super) fn parsed(&self, text: &str) -> Result<Arc<Document>, ServerError> {
         if let Some(document) = self.parsed.get(text) {
             return Ok(document);
         }
         check_brackets(text)?;
-        let document = Arc::new(parse_query(text)?);
+        let document = Arc::new(Document::new(parse_query(text)?));
         if text.len() <= MAX_KEPT_BYTES {
             self.parsed.insert(text.to_owned(), document.clone());
         }
@@ -48,11 +64,39 @@ impl Documents {
     }
 }
 
-/// The kind of the operation that would run.
-pub(super) fn operation_of(
-    document: &ExecutableDocument,
+impl Document {
+    fn new(parsed: ExecutableDocument) -> Self {
+        let mut operations = parsed.operations.iter();
+        let shape = match (operations.next(), operations.next()) {
+            (Some((_, only)), None) => shape_of(&parsed, &only.node),
+            _ => None,
+        };
+        drop(operations);
+        Self { parsed, shape }
+    }
+
+    /// The operation that would run.
+    pub(super) fn operation(&self, name: Option<&str>) -> Result<Operation, ServerError> {
+        let operation = operation_of(&self.parsed, name)?;
+        let shape = self
+            .shape
+            .clone()
+            .or_else(|| shape_of(&self.parsed, operation));
+        Ok(Operation {
+            kind: operation.ty,
+            shape,
+        })
+    }
+}
+
+fn shape_of(document: &ExecutableDocument, operation: &OperationDefinition) -> Option<Arc<Shape>> {
+    Shape::of(document, &operation.selection_set.node).map(Arc::new)
+}
+
+fn operation_of<'a>(
+    document: &'a ExecutableDocument,
     name: Option<&str>,
-) -> Result<OperationType, ServerError> {
+) -> Result<&'a OperationDefinition, ServerError> {
     let operation = match (&document.operations, name) {
         (DocumentOperations::Single(operation), None) => operation,
         (DocumentOperations::Multiple(operations), None) if operations.len() == 1 => {
@@ -75,7 +119,7 @@ pub(super) fn operation_of(
             )));
         }
     };
-    Ok(operation.node.ty)
+    Ok(&operation.node)
 }
 
 fn error(message: &str) -> ServerError {
@@ -154,7 +198,7 @@ mod tests {
     fn a_named_operation_has_to_be_there() {
         let document = parse_query("query A { a } mutation B { b }").expect("a document");
         assert_eq!(
-            operation_of(&document, Some("B")).expect("it is there"),
+            operation_of(&document, Some("B")).expect("it is there").ty,
             OperationType::Mutation
         );
         assert!(operation_of(&document, None).is_err());

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use async_graphql::{Context, InputObject, Object, Result, SimpleObject, Subscription};
+use async_graphql::{
+    Context, InputObject, Object, Result, ScalarType, SimpleObject, Subscription, Value,
+    parser::types::Field,
+};
 use futures_util::stream::{self, Stream};
 
 use super::{
@@ -10,8 +13,10 @@ use super::{
     access::require,
     aggregate::AggregateObject,
     errors::{ApiError, AppendInput},
+    json,
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost, place_of},
+    plain::{self, Fragments, Node, Nodes, Plain},
     scalars::{DateTimeScalar, JsonScalar, UuidScalar},
 };
 use crate::{
@@ -71,11 +76,11 @@ impl EventObject {
     }
 
     /// The aggregate that it happened to.
-    async fn aggregate(&self, ctx: &Context<'_>) -> Result<AggregateObject> {
+    async fn aggregate(&self, ctx: &Context<'_>) -> Result<Node<AggregateObject>> {
         let loaders = ctx.data_unchecked::<Loaders>();
         let aggregate = loaders.aggregates.load_one(self.0.aggregate_id).await?;
         aggregate
-            .map(AggregateObject)
+            .map(|aggregate| Node(AggregateObject(aggregate)))
             .ok_or_else(|| {
                 crate::store::StoreError::Inconsistent(format!(
                     "the event {} has no aggregate",
@@ -83,6 +88,23 @@ impl EventObject {
                 ))
             })
             .map_err(|error| ApiError::from(error).into())
+    }
+}
+
+impl Plain for EventObject {
+    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+        let event = self.0.as_ref();
+        Some(match field.name.node.as_str() {
+            "id" => UuidScalar(event.id.0).to_value(),
+            "type" => event.event_type.as_str().into(),
+            "data" => json::raw(&event.data),
+            "metadata" => json::raw(&event.metadata),
+            "aggregateId" => UuidScalar(event.aggregate_id.0).to_value(),
+            "aggregateType" => event.aggregate_type.as_str().into(),
+            "version" => event.version.0.into(),
+            "createdAt" => DateTimeScalar(event.created_at).to_value(),
+            _ => return None,
+        })
     }
 }
 
@@ -96,9 +118,23 @@ pub struct EventUpdate {
     /// The place behind this step.
     cursor: String,
     /// The event.
-    event: Option<EventObject>,
+    event: Option<Node<EventObject>>,
     /// True once history is behind and this is the newest there is.
     caught_up: bool,
+}
+
+impl Plain for EventUpdate {
+    fn plain(&self, field: &Field, fragments: &Fragments) -> Option<Value> {
+        match field.name.node.as_str() {
+            "cursor" => Some(self.cursor.as_str().into()),
+            "event" => match &self.event {
+                Some(event) => plain::object(&event.0, &field.selection_set.node, fragments),
+                None => Some(Value::Null),
+            },
+            "caughtUp" => Some(self.caught_up.into()),
+            _ => None,
+        }
+    }
 }
 
 /// An event passes where it meets every part that is given; within a list, any one value is enough.
@@ -225,7 +261,7 @@ pub struct AppendEventsInput {
 #[derive(SimpleObject)]
 pub struct AppendEventPayload {
     /// The event.
-    event: EventObject,
+    event: Node<EventObject>,
     /// `duplicate` is true where an event of that id was there already and nothing was appended.
     duplicate: bool,
 }
@@ -234,7 +270,7 @@ pub struct AppendEventPayload {
 #[derive(SimpleObject)]
 pub struct AppendEventsPayload {
     /// The events, in the order of the input.
-    events: Vec<EventObject>,
+    events: Nodes<EventObject>,
 }
 
 #[derive(Default)]
@@ -243,14 +279,14 @@ pub struct EventQuery;
 #[Object]
 impl EventQuery {
     /// One event.
-    async fn event(&self, ctx: &Context<'_>, id: UuidScalar) -> Result<Option<EventObject>> {
+    async fn event(&self, ctx: &Context<'_>, id: UuidScalar) -> Result<Option<Node<EventObject>>> {
         require(ctx, Role::Read)?;
         let event = ctx
             .data_unchecked::<Loaders>()
             .events
             .load_one(EventId(id.0))
             .await?;
-        Ok(event.map(EventObject))
+        Ok(event.map(|event| Node(EventObject(event))))
     }
 
     /// Events in the order of the log. With several partitions that is the order within each; between them none is promised.
@@ -332,7 +368,11 @@ impl EventMutation {
             error,
             input: AppendInput::One,
         })?;
-        let event = appended.stored.into_iter().next().map(EventObject);
+        let event = appended
+            .stored
+            .into_iter()
+            .next()
+            .map(|event| Node(EventObject(event)));
         let event = event.ok_or_else(|| {
             ApiError::from(crate::store::StoreError::Inconsistent(
                 "an append stored nothing".to_owned(),
@@ -374,7 +414,7 @@ impl EventMutation {
             input: AppendInput::List,
         })?;
         Ok(AppendEventsPayload {
-            events: appended.stored.into_iter().map(EventObject).collect(),
+            events: Nodes(appended.stored.into_iter().map(EventObject).collect()),
         })
     }
 }
@@ -391,7 +431,7 @@ impl EventSubscription {
         filter: Option<EventFilterInput>,
         after: Option<String>,
         #[graphql(default = false)] progress: bool,
-    ) -> Result<impl Stream<Item = Result<EventUpdate>>> {
+    ) -> Result<impl Stream<Item = Result<Node<EventUpdate>>>> {
         require(ctx, Role::Read)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let filter = filter
@@ -414,10 +454,10 @@ impl EventSubscription {
                 Ok(step) => {
                     let update = EventUpdate {
                         cursor: Cursor::Events(step.place).encode(database, partitions),
-                        event: step.event.map(EventObject),
+                        event: step.event.map(|event| Node(EventObject(event))),
                         caught_up: step.caught_up,
                     };
-                    (Ok(update), Some(follower))
+                    (Ok(Node(update)), Some(follower))
                 }
                 Err(error) => (Err(ApiError::from(error).into()), None),
             })

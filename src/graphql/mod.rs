@@ -5,8 +5,11 @@ mod aggregate;
 mod documents;
 mod errors;
 mod event;
+mod json;
 mod loaders;
+mod order;
 mod pagination;
+mod plain;
 mod scalars;
 mod schema;
 mod server;
@@ -17,7 +20,10 @@ use std::sync::Arc;
 use async_graphql::{Request, Response, ServerError, parser::types::OperationType};
 use futures_util::{StreamExt, stream::BoxStream};
 
-use self::{documents::Documents, errors::ApiError, loaders::Loaders, schema::Schema};
+pub use self::json::AsJson;
+use self::{
+    documents::Documents, errors::ApiError, loaders::Loaders, order::Shape, schema::Schema,
+};
 use crate::{
     app::App,
     config::Limits,
@@ -34,6 +40,7 @@ pub struct Graphql {
 /// A request whose document is parsed, and the kind of its operation.
 pub struct Prepared {
     request: Request,
+    shape: Option<Arc<Shape>>,
     /// What would run.
     pub operation: OperationType,
 }
@@ -95,25 +102,31 @@ impl Graphql {
     /// The answer to a document that cannot be parsed, or that has no such operation.
     pub fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
         let document = self.documents.parsed(&request.query).map_err(refuse)?;
-        let operation = documents::operation_of(&document, request.operation_name.as_deref())
+        let operation = document
+            .operation(request.operation_name.as_deref())
             .map_err(refuse)?;
-        request.set_parsed_query(document.as_ref().clone());
-        Ok(Prepared { request, operation })
+        request.set_parsed_query(document.parsed.clone());
+        Ok(Prepared {
+            request,
+            shape: operation.shape,
+            operation: operation.kind,
+        })
     }
 
-    /// Executes a query or a mutation.
+    /// Executes a query or a mutation. The answer's data is written by [`AsJson`].
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Response {
         let mut response = self.schema.execute(prepared.request.data(caller)).await;
-        finish(&mut response, Some(&caller));
+        finish(&mut response, prepared.shape.as_deref(), Some(&caller));
         response
     }
 
-    /// Executes a subscription; a query or a mutation answers once.
+    /// Executes a subscription; a query or a mutation answers once. The answers' data is written by [`AsJson`].
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Response> {
+        let shape = prepared.shape;
         let responses = self.schema.execute_stream(prepared.request.data(caller));
         responses
             .map(move |mut response| {
-                finish(&mut response, Some(&caller));
+                finish(&mut response, shape.as_deref(), Some(&caller));
                 response
             })
             .boxed()
@@ -134,11 +147,14 @@ pub fn sdl() -> String {
 
 fn refuse(error: ServerError) -> Box<Response> {
     let mut response = Response::from_errors(vec![error]);
-    finish(&mut response, None);
+    finish(&mut response, None, None);
     Box::new(response)
 }
 
-fn finish(response: &mut Response, caller: Option<&Caller>) {
+fn finish(response: &mut Response, shape: Option<&Shape>, caller: Option<&Caller>) {
+    if let Some(shape) = shape {
+        shape.arrange(&mut response.data);
+    }
     for error in &mut response.errors {
         errors::finish(error, caller);
     }

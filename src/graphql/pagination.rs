@@ -62,9 +62,9 @@ macro_rules! connection {
         #[derive(Clone, async_graphql::SimpleObject)]
         pub struct $connection {
             /// The nodes with their cursors.
-            edges: Vec<$edge>,
+            edges: $crate::graphql::plain::Nodes<$edge>,
             /// The nodes alone.
-            nodes: Vec<$node>,
+            nodes: $crate::graphql::plain::Nodes<$node>,
             /// Where the page lies.
             page_info: $crate::graphql::pagination::PageInfo,
         }
@@ -75,7 +75,25 @@ macro_rules! connection {
             /// The place behind which a list goes on after this node.
             cursor: String,
             /// The node.
-            node: $node,
+            node: $crate::graphql::plain::Node<$node>,
+        }
+
+        impl $crate::graphql::plain::Plain for $edge {
+            fn plain(
+                &self,
+                field: &async_graphql::parser::types::Field,
+                fragments: &$crate::graphql::plain::Fragments,
+            ) -> Option<async_graphql::Value> {
+                match field.name.node.as_str() {
+                    "cursor" => Some(self.cursor.as_str().into()),
+                    "node" => $crate::graphql::plain::object(
+                        &self.node.0,
+                        &field.selection_set.node,
+                        fragments,
+                    ),
+                    _ => None,
+                }
+            }
         }
 
         impl $connection {
@@ -85,14 +103,17 @@ macro_rules! connection {
                 has_next: bool,
                 end: Option<String>,
             ) -> Self {
+                use $crate::graphql::plain::{Node, Nodes};
                 let start_cursor = nodes.first().map(|(cursor, _)| cursor.clone());
                 let end_cursor = end.or_else(|| nodes.last().map(|(cursor, _)| cursor.clone()));
+                let all = nodes.iter().map(|(_, node)| node.clone()).collect();
+                let edge = |(cursor, node)| $edge {
+                    cursor,
+                    node: Node(node),
+                };
                 Self {
-                    nodes: nodes.iter().map(|(_, node)| node.clone()).collect(),
-                    edges: nodes
-                        .into_iter()
-                        .map(|(cursor, node)| $edge { cursor, node })
-                        .collect(),
+                    nodes: Nodes(all),
+                    edges: Nodes(nodes.into_iter().map(edge).collect()),
                     page_info: $crate::graphql::pagination::PageInfo::new(
                         has_previous,
                         has_next,

@@ -1,18 +1,12 @@
 //! The scalars of the API. Floor 6.
 
-use async_graphql::{InputValueError, InputValueResult, Name, Number, Scalar, ScalarType, Value};
-use indexmap::IndexMap;
+use async_graphql::{InputValueError, InputValueResult, Number, Scalar, ScalarType, Value};
 use uuid::Uuid;
 
 use crate::domain::{
     Json, Position, Timestamp,
     json::{JsonError, JsonWriter},
 };
-
-/// The key under which the library passes the text of JSON through as it is.
-///
-/// Source: serde_json's `RawValue`.
-const RAW_VALUE_TOKEN: &str = "$serde_json::private::RawValue";
 
 /// A UUID in its hyphenated form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,18 +104,8 @@ impl ScalarType for JsonScalar {
     }
 
     fn to_value(&self) -> Value {
-        raw_json(&self.0)
+        super::json::raw(&self.0)
     }
-}
-
-/// JSON text that is passed through as it is, without being read.
-pub(super) fn raw_json(json: &Json) -> Value {
-    let mut raw = IndexMap::with_capacity(1);
-    raw.insert(
-        Name::new(RAW_VALUE_TOKEN),
-        Value::String(json.as_str().to_owned()),
-    );
-    Value::Object(raw)
 }
 
 fn write(writer: &mut JsonWriter, value: &Value) -> Result<(), JsonError> {
@@ -188,8 +172,8 @@ mod tests {
 
     #[test]
     fn a_key_that_a_library_gives_a_meaning_of_its_own_is_just_a_key() {
-        let text = format!(r#"{{"{RAW_VALUE_TOKEN}":"[1]"}}"#);
-        assert_eq!(parse(&text), Ok(text));
+        let text = r#"{"$serde_json::private::RawValue":"[1]"}"#;
+        assert_eq!(parse(text), Ok(text.to_owned()));
     }
 
     #[test]

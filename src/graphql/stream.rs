@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, InputObject, Object, Result, SimpleObject, Subscription};
+use async_graphql::{
+    Context, InputObject, Object, Result, ScalarType, SimpleObject, Subscription, Value,
+    parser::types::Field,
+};
 use futures_util::stream::{self, Stream as AsyncStream};
 
 use super::{
@@ -10,8 +13,10 @@ use super::{
     access::require,
     errors::{ApiError, AppendInput},
     event::EventObject,
+    json,
     loaders::Loaders,
     pagination::{check_first, connection, list_cost},
+    plain::{Fragments, Node, Nodes, Plain},
     scalars::{DateTimeScalar, JsonScalar, Long, UuidScalar},
 };
 use crate::{
@@ -46,7 +51,7 @@ impl StreamObject {
         ctx: &Context<'_>,
         #[graphql(default_with = "Long(0)")] after: Long,
         #[graphql(default = 100)] first: i32,
-    ) -> Result<Vec<StreamEntry>> {
+    ) -> Result<Nodes<StreamEntry>> {
         let first = check_first(first)?;
         let newest = self.0.last_position;
         if after.0 > newest.0 {
@@ -55,7 +60,7 @@ impl StreamObject {
         // Positions have no gap, so a number of entries is a range.
         let last = newest.min(Position(after.0 + i64::try_from(first).unwrap_or(i64::MAX)));
         if last.0 == after.0 {
-            return Ok(Vec::new());
+            return Ok(Nodes(Vec::new()));
         }
         let range = EntryRange {
             stream_name: self.0.name.clone(),
@@ -68,7 +73,7 @@ impl StreamObject {
             .load_one(range)
             .await?
             .unwrap_or_default();
-        Ok(entries.into_iter().map(StreamEntry).collect())
+        Ok(Nodes(entries.into_iter().map(StreamEntry).collect()))
     }
 }
 
@@ -110,13 +115,38 @@ impl StreamEntry {
     }
 
     /// The event of that id in the event store, if it is there.
-    async fn event(&self, ctx: &Context<'_>) -> Result<Option<EventObject>> {
+    async fn event(&self, ctx: &Context<'_>) -> Result<Option<Node<EventObject>>> {
         let event = ctx
             .data_unchecked::<Loaders>()
             .events
             .load_one(self.0.event_id)
             .await?;
-        Ok(event.map(EventObject))
+        Ok(event.map(|event| Node(EventObject(event))))
+    }
+}
+
+impl Plain for StreamEntry {
+    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+        let entry = self.0.as_ref();
+        Some(match field.name.node.as_str() {
+            "streamName" => entry.stream_name.as_str().into(),
+            "position" => Long::from(entry.position).to_value(),
+            "eventId" => UuidScalar(entry.event_id.0).to_value(),
+            "type" => entry.event_type.as_str().into(),
+            "data" => json::raw(&entry.data),
+            "createdAt" => DateTimeScalar(entry.created_at).to_value(),
+            _ => return None,
+        })
+    }
+}
+
+impl Plain for StreamObject {
+    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+        match field.name.node.as_str() {
+            "name" => Some(self.0.name.as_str().into()),
+            "lastPosition" => Some(Long::from(self.0.last_position).to_value()),
+            _ => None,
+        }
     }
 }
 
@@ -142,7 +172,7 @@ pub struct AppendToStreamInput {
 #[derive(SimpleObject)]
 pub struct AppendToStreamPayload {
     /// The entry.
-    entry: StreamEntry,
+    entry: Node<StreamEntry>,
     /// True where an entry of that event id was there already and nothing was appended.
     duplicate: bool,
 }
@@ -157,7 +187,7 @@ pub struct StreamQuery;
 #[Object]
 impl StreamQuery {
     /// One stream.
-    async fn stream(&self, ctx: &Context<'_>, name: String) -> Result<Option<StreamObject>> {
+    async fn stream(&self, ctx: &Context<'_>, name: String) -> Result<Option<Node<StreamObject>>> {
         require(ctx, Role::Read)?;
         let name = stream_name("name", &name)?;
         let store = ctx.data_unchecked::<Arc<App>>().store();
@@ -165,7 +195,9 @@ impl StreamQuery {
             .streams_by_name(std::slice::from_ref(&name))
             .await
             .map_err(ApiError::from)?;
-        Ok(streams.remove(&name).map(StreamObject))
+        Ok(streams
+            .remove(&name)
+            .map(|stream| Node(StreamObject(stream))))
     }
 
     /// Streams in the order of their names.
@@ -241,7 +273,11 @@ impl StreamMutation {
             error,
             input: AppendInput::One,
         })?;
-        let entry = appended.stored.into_iter().next().map(StreamEntry);
+        let entry = appended
+            .stored
+            .into_iter()
+            .next()
+            .map(|entry| Node(StreamEntry(entry)));
         let entry = entry.ok_or_else(|| {
             ApiError::from(crate::store::StoreError::Inconsistent(
                 "an append stored nothing".to_owned(),
@@ -265,7 +301,7 @@ impl StreamSubscription {
         ctx: &Context<'_>,
         stream_name: String,
         after: Option<Long>,
-    ) -> Result<impl AsyncStream<Item = Result<StreamEntry>>> {
+    ) -> Result<impl AsyncStream<Item = Result<Node<StreamEntry>>>> {
         require(ctx, Role::Read)?;
         let app = ctx.data_unchecked::<Arc<App>>();
         let name = self::stream_name("streamName", &stream_name)?;
@@ -279,7 +315,7 @@ impl StreamSubscription {
         Ok(stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
             Some(match follower.next().await {
-                Ok(entry) => (Ok(StreamEntry(entry)), Some(follower)),
+                Ok(entry) => (Ok(Node(StreamEntry(entry))), Some(follower)),
                 Err(error) => (Err(ApiError::from(error).into()), None),
             })
         }))

@@ -9,6 +9,8 @@ use axum::{
 };
 use serde::Serialize;
 
+use crate::graphql::AsJson;
+
 /// The media types that an answer can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Media {
@@ -106,7 +108,7 @@ fn is_utf8(charset: &str) -> bool {
 #[derive(Serialize)]
 pub(super) struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a Value>,
+    data: Option<AsJson<'a>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [ServerError],
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
@@ -116,7 +118,7 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     pub(super) fn of(response: &'a GraphqlResponse) -> Self {
         Self {
-            data: (!is_request_error(response)).then_some(&response.data),
+            data: (!is_request_error(response)).then_some(AsJson(&response.data)),
             errors: &response.errors,
             extensions: &response.extensions,
         }

@@ -2,6 +2,7 @@
 
 mod append;
 mod doorbell;
+mod writers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,6 +15,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use self::writers::Writers;
 use super::{Backend, Doorbell, Fault};
 use crate::{
     config,
@@ -29,9 +31,13 @@ const MIGRATION_LOCK: i64 = 0x7469_6469_6e67_7301;
 /// A connection that nobody used for this long is asked for a sign of life before it is used again.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
 const OLDEST_VERSION: i32 = 150_000;
+const MAX_PARTITIONS: usize = 16;
 
 pub(super) struct Postgres {
     pool: DatabaseConnection,
+    writers: DatabaseConnection,
+    events: Writers,
+    entries: Writers,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
 }
@@ -45,21 +51,29 @@ impl Postgres {
         let pool = Database::connect(options(config, config.max_connections))
             .await
             .map_err(failed)?;
-        let migrator = Database::connect(options(config, 1))
-            .await
-            .map_err(failed)?;
         let version = server_version(&pool).await.map_err(failed)?;
         if version < OLDEST_VERSION {
             return Err(OpenError::TooOld {
                 actual: format!("{}.{}", version / 10_000, version % 10_000),
             });
         }
+        let migrator = Database::connect(options(config, 1))
+            .await
+            .map_err(failed)?;
+        // Each partition keeps one connection for each of two logs.
+        let most = u32::try_from(MAX_PARTITIONS * 2).unwrap_or(u32::MAX);
+        let mut lazy = options(config, most);
+        lazy.min_connections(0).connect_lazy(true);
+        let writers = Database::connect(lazy).await.map_err(failed)?;
         let doorbell = Arc::new(doorbell::PostgresDoorbell::new(
             config.url.as_str(),
             pool.clone(),
         ));
         Ok(Self {
+            events: Writers::new(&writers, MAX_PARTITIONS),
+            entries: Writers::new(&writers, MAX_PARTITIONS),
             pool,
+            writers,
             migrator,
             doorbell,
         })
@@ -176,8 +190,12 @@ impl Backend for Postgres {
     }
 
     async fn close(&self) {
-        if let Err(error) = self.pool.close_by_ref().await {
-            tracing::debug!(%error, "closing the database");
+        self.events.release().await;
+        self.entries.release().await;
+        for pool in [&self.writers, &self.pool] {
+            if let Err(error) = pool.close_by_ref().await {
+                tracing::debug!(%error, "closing the database");
+            }
         }
     }
 
@@ -232,13 +250,10 @@ impl Backend for Postgres {
         requests: &[&[NewEvent]],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut connection = self
-            .pool
-            .get_postgres_connection_pool()
-            .acquire()
+        let mut writer = self.events.of(partition).await?;
+        writer
+            .run(async |connection| append::events(connection, partition, requests).await)
             .await
-            .map_err(not_acquired)?;
-        append::events(&mut connection, partition, requests).await
     }
 
     async fn append_events_across(
@@ -273,13 +288,10 @@ impl Backend for Postgres {
         entries: &[&NewEntry],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
-        let mut connection = self
-            .pool
-            .get_postgres_connection_pool()
-            .acquire()
+        let mut writer = self.entries.of(partition).await?;
+        writer
+            .run(async |connection| append::entries(connection, partition, entries).await)
             .await
-            .map_err(not_acquired)?;
-        append::entries(&mut connection, partition, entries).await
     }
 
     async fn create_aggregate(
