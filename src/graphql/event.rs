@@ -172,6 +172,14 @@ impl EventFilterInput {
                 .map(check)
                 .collect::<Result<Vec<_>, _>>()
         });
+        if self
+            .correlation_id
+            .as_ref()
+            .is_some_and(|id| id.contains('\0'))
+        {
+            let message = "holds the character U+0000, which no event has: leave it out";
+            return Err(ApiError::bad_input("filter.correlationId", message));
+        }
         Ok(EventFilter {
             aggregate_id: self.aggregate_id.map(|id| AggregateId(id.0)),
             aggregate_types: aggregate_types.transpose()?,
