@@ -1,6 +1,7 @@
 //! Subscribers that note what they are given, and whether that is everything that is theirs, once, in order.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,8 +47,8 @@ pub struct Manner {
     pub cut_each: usize,
     /// Resumes where the server has closed, or is away.
     pub resumes: bool,
-    /// A pause after each entry.
-    pub pause: Option<Duration>,
+    /// A pause after each entry, until this says that it may hurry.
+    pub pause: Option<(Duration, watch::Receiver<bool>)>,
     /// Nothing is read before this says so.
     pub held_until: Option<watch::Receiver<bool>>,
     /// Takes little at a time.
@@ -262,6 +263,18 @@ impl Follower {
     }
 }
 
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower")
+            .field("follow", &self.follow)
+            .field("after", &self.manner.after)
+            .field("count", &self.count())
+            .field("resumed", &self.resumed())
+            .field("failure", &lock(&self.state).failure)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Follower {
     fn drop(&mut self) {
         self.task.abort();
@@ -314,8 +327,10 @@ async fn run(
                 }
                 step => return fail(format!("{step:?}")),
             }
-            if let Some(pause) = manner.pause {
-                tokio::time::sleep(pause).await;
+            if let Some((pause, may_hurry)) = &manner.pause
+                && !*may_hurry.borrow()
+            {
+                tokio::time::sleep(*pause).await;
             }
             if cuts_left > 0 && given >= manner.cut_each {
                 cuts_left -= 1;
