@@ -3,6 +3,7 @@
 mod bad_input;
 mod bombs;
 mod roles;
+mod shapes;
 mod statements;
 
 use std::time::Duration;
