@@ -16,6 +16,6 @@ mod faults;
 mod graphql;
 mod harness;
 mod http;
-mod subscriptions;
 mod sdl;
+mod subscriptions;
 mod support;

@@ -18,6 +18,7 @@ cases!(
     events_without_a_place_begin_with_new_ones,
     events_go_on_behind_every_cursor,
     events_pass_a_filter_in_history_and_live,
+    a_correlation_id_that_is_no_text_passes_in_history_as_it_does_live,
     only_the_newest_event_is_caught_up,
     progress_tells_of_events_that_do_not_pass,
     progress_tells_at_once_that_it_has_caught_up,
@@ -274,6 +275,37 @@ async fn events_pass_a_filter_in_history_and_live(contract: Contract) {
             in_log_order(&contract, &as_updates(&expected)),
             "{filter}"
         );
+    }
+}
+
+async fn a_correlation_id_that_is_no_text_passes_in_history_as_it_does_live(contract: Contract) {
+    let head = contract.head().await;
+    let ids = [json!(7), json!(true), json!("7"), json!(null)];
+    let mut live = Vec::new();
+    for text in ["7", "true", "null"] {
+        let variables = json!({ "filter": { "correlationId": text }, "after": head });
+        live.push((text, follow_events(&contract, variables).await, Vec::new()));
+    }
+    for id in &ids {
+        let metadata = json!({ "metadata": { "correlationId": id } });
+        contract.append(with(event(Uuid::new_v4()), metadata)).await;
+    }
+    for (text, subscription, seen) in &mut live {
+        while let Some(Step::Next(payload)) = subscription.next_within(QUIET).await {
+            seen.push(payload["data"]["events"]["event"]["metadata"]["correlationId"].to_string());
+        }
+        let query =
+            "query($id: String!) { events(filter: { correlationId: $id }) { nodes { metadata } } }";
+        let data = contract.ask(query, json!({ "id": text })).await;
+        let mut history: Vec<String> = data["events"]["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["metadata"]["correlationId"].to_string())
+            .collect();
+        history.sort();
+        seen.sort();
+        assert_eq!(*seen, history, "{text}");
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Engine {
 pub enum Database {
     /// The folder of the file.
     Sqlite(tempfile::TempDir),
-    Postgres(postgres::Database),
+    Postgres(Box<postgres::Database>),
 }
 
 impl Database {
@@ -33,7 +33,7 @@ impl Database {
     pub fn make(engine: Engine) -> Self {
         match engine {
             Engine::Sqlite => Self::Sqlite(tempfile::tempdir().unwrap()),
-            Engine::Postgres => Self::Postgres(Cluster::shared().create_database()),
+            Engine::Postgres => Self::Postgres(Box::new(Cluster::shared().create_database())),
         }
     }
 
