@@ -3,6 +3,7 @@
 //! Batches form without waiting: while one is committed the next gathers, so they grow just as fast as load does.
 
 mod error;
+mod giving_way;
 mod log;
 mod queue;
 
@@ -22,13 +23,12 @@ use crate::{
     },
     store::{Store, StoreError},
 };
+use giving_way::GivingWay;
 use log::{EntryLog, EventLog};
 use queue::Queue;
 
 /// Appends over several partitions that run at the same time.
 const APPENDS_ACROSS_AT_ONCE: usize = 4;
-/// How often a transaction that had to give way to another one is tried.
-pub(crate) const TRIES_WHEN_GIVING_WAY: usize = 20;
 
 /// Called with what was committed, in the order of its log, after each commit.
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
@@ -144,11 +144,11 @@ impl Appender {
         if self.stopping.is_cancelled() {
             return Err(AppendError::stopping());
         }
-        let mut tries = 1;
+        let mut giving_way = GivingWay::begin();
         loop {
             match self.store.create_aggregate(id, aggregate_type).await {
                 Ok(made) => return Ok(made),
-                Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
+                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
                 // The aggregate's own id makes a repeat safe.
                 Err(error) => {
                     return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)]));
@@ -318,11 +318,11 @@ impl Appender {
         events: &[NewEvent],
     ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
         let ids = || events.iter().map(|event| event.id).collect();
-        let mut tries = 1;
+        let mut giving_way = GivingWay::begin();
         loop {
             match self.store.append_events_across(parts).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
+                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
                 Err(StoreError::ValueRefused(_)) => {
                     return Err(AppendError::Refused(Refusal::ValueRefused));
                 }

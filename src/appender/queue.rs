@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{AppendError, OnCommit, TRIES_WHEN_GIVING_WAY, log::Log};
+use super::{AppendError, OnCommit, giving_way::GivingWay, log::Log};
 use crate::{
     config::Limits,
     domain::append::{Outcome, Refusal},
@@ -186,10 +186,10 @@ impl<L: Log> Committer<L> {
 
     async fn try_commit(&self, batch: &[Waiting<L>]) -> Result<Vec<Outcome<L::Place>>, StoreError> {
         let requests: Vec<&L::Request> = batch.iter().map(|waiting| &waiting.request).collect();
-        let mut tries = 1;
+        let mut giving_way = GivingWay::begin();
         loop {
             match self.log.commit(&requests).await {
-                Err(StoreError::GaveWay(_)) if tries < TRIES_WHEN_GIVING_WAY => tries += 1,
+                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
                 answer => return answer,
             }
         }

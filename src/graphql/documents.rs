@@ -6,7 +6,10 @@ use async_graphql::{
     ServerError,
     parser::{
         parse_query,
-        types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType},
+        types::{
+            DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection,
+            SelectionSet,
+        },
     },
 };
 use moka::sync::Cache;
@@ -17,6 +20,10 @@ use super::order::Shape;
 pub(super) const MAX_DIRECTIVES: usize = 8;
 /// How deep brackets may lie in each other. The parser goes down into each, on the stack.
 const MAX_BRACKETS: usize = 200;
+/// Names, numbers, texts and brackets in a document: what it costs to parse. Many values belong into variables.
+const MAX_WORDS: usize = 50_000;
+/// What a document may select, fragments counted wherever they are spread: what it costs to check.
+const MAX_SELECTIONS: usize = 5_000;
 /// Documents above this size are not kept: they hold values, which belong into variables.
 const MAX_KEPT_BYTES: usize = 16 << 10;
 /// How much text of documents is kept. Parsed ones take some ten times as much.
@@ -55,8 +62,10 @@ impl Documents {
         if let Some(document) = self.parsed.get(text) {
             return Ok(document);
         }
-        check_brackets(text)?;
-        let document = Arc::new(Document::new(parse_query(text)?));
+        check_text(text)?;
+        let parsed = parse_query(text)?;
+        check_selections(&parsed)?;
+        let document = Arc::new(Document::new(parsed));
         if text.len() <= MAX_KEPT_BYTES {
             self.parsed.insert(text.to_owned(), document.clone());
         }
@@ -126,13 +135,18 @@ fn error(message: &str) -> ServerError {
     ServerError::new(message, None)
 }
 
-/// Refuses brackets that lie too deep in each other, before the parser follows them. Texts and comments are passed over.
-fn check_brackets(text: &str) -> Result<(), ServerError> {
+/// Refuses a document with too much in it, or with brackets that lie too deep in each other, before the parser follows
+/// them. What stands in texts and comments is passed over.
+fn check_text(text: &str) -> Result<(), ServerError> {
     let bytes = text.as_bytes();
-    let (mut depth, mut at) = (0_usize, 0_usize);
+    let (mut depth, mut words, mut at) = (0_usize, 0_usize, 0_usize);
+    let mut in_word = false;
     while let Some(&byte) = bytes.get(at) {
+        let continues = in_word;
+        in_word = byte.is_ascii_alphanumeric() || byte == b'_';
         match byte {
             b'{' | b'[' | b'(' => {
+                words += 1;
                 depth += 1;
                 if depth > MAX_BRACKETS {
                     return Err(error(&format!(
@@ -147,12 +161,71 @@ fn check_brackets(text: &str) -> Result<(), ServerError> {
                     .take_while(|byte| **byte != b'\n')
                     .count()
             }
-            b'"' => at = end_of_text(bytes, at),
+            b'"' => {
+                words += 1;
+                at = end_of_text(bytes, at);
+            }
+            _ if in_word && !continues => words += 1,
             _ => {}
+        }
+        if words > MAX_WORDS {
+            return Err(error(&format!(
+                "the document has more than {MAX_WORDS} names and values: put values into variables"
+            )));
         }
         at += 1;
     }
     Ok(())
+}
+
+/// Refuses a document that selects too much. Validation goes through every operation and fragment, down into what it
+/// spreads: a few lines of fragments that spread each other twice would keep it busy for ever.
+fn check_selections(document: &ExecutableDocument) -> Result<(), ServerError> {
+    let mut room = MAX_SELECTIONS;
+    let operations = document.operations.iter();
+    let operations = operations.map(|(_, operation)| &operation.node.selection_set.node);
+    let fragments = document.fragments.values();
+    let fragments = fragments.map(|fragment| &fragment.node.selection_set.node);
+    for set in operations.chain(fragments) {
+        // An operation or a fragment costs something by itself.
+        let counted = room.checked_sub(1).and_then(|left| {
+            room = left;
+            count_selections(document, set, &mut room, 0)
+        });
+        if counted.is_none() {
+            return Err(error(&format!(
+                "the document selects more than {MAX_SELECTIONS} fields, those of a fragment counted wherever it is spread"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn count_selections(
+    document: &ExecutableDocument,
+    set: &SelectionSet,
+    room: &mut usize,
+    depth: usize,
+) -> Option<()> {
+    // What lies deeper is counted where its own fragment begins. A cycle is refused by validation.
+    if depth > MAX_BRACKETS {
+        return Some(());
+    }
+    for selection in &set.items {
+        *room = room.checked_sub(1)?;
+        let inner = match &selection.node {
+            Selection::Field(field) => Some(&field.node.selection_set.node),
+            Selection::InlineFragment(inline) => Some(&inline.node.selection_set.node),
+            Selection::FragmentSpread(spread) => document
+                .fragments
+                .get(&spread.node.fragment_name.node)
+                .map(|fragment| &fragment.node.selection_set.node),
+        };
+        if let Some(inner) = inner {
+            count_selections(document, inner, room, depth + 1)?;
+        }
+    }
+    Some(())
 }
 
 /// The last byte of the text that begins at `start`.
@@ -184,14 +257,45 @@ mod tests {
             format!("{{ a(x: \"\"\"{many}\"\"\") }}"),
             format!("{{ a }} # {many}"),
         ] {
-            assert!(check_brackets(&text).is_ok(), "{}", &text[..20]);
+            assert!(check_text(&text).is_ok(), "{}", &text[..20]);
         }
     }
 
     #[test]
     fn a_document_that_would_exhaust_the_stack_is_refused() {
-        assert!(check_brackets(&"{a".repeat(1_000_000)).is_err());
-        assert!(check_brackets(&format!("{{ a(x: {}", "[".repeat(1_000_000))).is_err());
+        assert!(check_text(&"{a".repeat(1_000_000)).is_err());
+        assert!(check_text(&format!("{{ a(x: {}", "[".repeat(1_000_000))).is_err());
+    }
+
+    #[test]
+    fn fragments_count_wherever_they_are_spread() {
+        let doubling = |levels: usize| {
+            let fragments: String = (0..levels)
+                .map(|no| format!("fragment f{no} on Query {{ ...f{0} ...f{0} }} ", no + 1))
+                .collect();
+            format!("{{ ...f0 }} {fragments} fragment f{levels} on Query {{ a }}")
+        };
+        let check = |text: &str| check_selections(&parse_query(text).expect("a document"));
+        assert!(check(&doubling(5)).is_ok());
+        assert!(check(&doubling(40)).is_err());
+        assert!(
+            check("{ ...f } fragment f on Query { ...f }").is_ok(),
+            "validation refuses it"
+        );
+        let aliases: String = (0..10_000).map(|no| format!("a{no}: a ")).collect();
+        assert!(check(&format!("{{ {aliases} }}")).is_err());
+    }
+
+    #[test]
+    fn a_document_with_too_many_words_is_refused_before_it_is_parsed() {
+        assert!(check_text(&format!("{{ a(x: [{}]) }}", "1 ".repeat(1000))).is_ok());
+        for word in ["1 ", "a ", "\"x\" ", "[] ", "a: b "] {
+            let many = word.repeat(MAX_WORDS + 1);
+            assert!(
+                check_text(&format!("{{ a(x: [{many}]) }}")).is_err(),
+                "{word}"
+            );
+        }
     }
 
     #[test]

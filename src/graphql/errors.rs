@@ -4,6 +4,7 @@ use std::{error::Error as StdError, sync::Arc};
 
 use async_graphql::{Error, ErrorExtensionValues, ErrorExtensions, ServerError};
 
+use super::scalars::what_would_be_right;
 use crate::{
     appender::AppendError,
     domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, append::Refusal},
@@ -11,6 +12,8 @@ use crate::{
     tail::{FollowError, Head},
 };
 
+/// The most errors in one answer: a document can have as many mistakes as it has words.
+pub(super) const MAX_ERRORS: usize = 50;
 /// When to repeat what could not be read.
 const RETRY_AFTER_MS: u64 = 500;
 
@@ -281,14 +284,69 @@ pub(super) fn finish(error: &mut ServerError, caller: Option<&Caller>) {
     if extensions.get("code").is_none() {
         // What the library itself refuses is a client's fault: syntax, unknown fields, wrong types, limits.
         extensions.set("code", "BAD_USER_INPUT");
-        if let Some(field) = argument_of(&error.message) {
-            error.extensions.get_or_insert_default().set("field", field);
+        if let Some((field, hint)) = argument_of(&error.message) {
+            extensions.set("field", field);
+            if let Some(hint) = hint {
+                error.message = format!("{}: {hint}", error.message);
+            }
         }
+        shorten(&mut error.message);
     }
 }
 
-/// The argument's path, which the library has only in the text of its error.
-fn argument_of(message: &str) -> Option<String> {
+/// The argument's path, which the library has only in the text of its error, and what would be right for a scalar.
+fn argument_of(message: &str) -> Option<(String, Option<&'static str>)> {
     let (_, rest) = message.split_once("Invalid value for argument \"")?;
-    rest.split_once('"').map(|(path, _)| path.to_owned())
+    let (path, rest) = rest.split_once('"')?;
+    let mut field = String::with_capacity(path.len() + 1);
+    for segment in path.split('.') {
+        if segment.parse::<usize>().is_ok() {
+            field.push_str(&format!("[{segment}]"));
+        } else {
+            let dot = if field.is_empty() { "" } else { "." };
+            field.push_str(&format!("{dot}{segment}"));
+        }
+    }
+    let scalar = rest
+        .strip_prefix(", expected type \"")
+        .and_then(|rest| rest.strip_suffix('"'));
+    Some((field, scalar.and_then(what_would_be_right)))
+}
+
+/// Keeps both ends of a long message: the library repeats the line that it cannot read, however long that is.
+fn shorten(message: &mut String) {
+    const END_CHARS: usize = 300;
+    let count = message.chars().count();
+    if count > 2 * END_CHARS + 1 {
+        let begin: String = message.chars().take(END_CHARS).collect();
+        let end: String = message.chars().skip(count - END_CHARS).collect();
+        *message = format!("{begin}…{end}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_argument_and_what_would_be_right_are_read_from_the_message() {
+        let message = r#"Invalid value for argument "input.events.1.id", expected type "UUID""#;
+        let (field, hint) = argument_of(message).expect("an argument");
+        assert_eq!(field, "input.events[1].id");
+        assert!(hint.is_some_and(|hint| hint.contains("hyphenated")));
+        let message = r#"Invalid value for argument "first", expected type "Int""#;
+        assert_eq!(argument_of(message), Some(("first".to_owned(), None)));
+        assert_eq!(argument_of("Unknown field"), None);
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_ends() {
+        let mut message = format!("begin {} end", "ä".repeat(100_000));
+        shorten(&mut message);
+        assert!(message.starts_with("begin ") && message.ends_with(" end"));
+        assert!(message.chars().count() < 1000);
+        let mut short = "short".to_owned();
+        shorten(&mut short);
+        assert_eq!(short, "short");
+    }
 }

@@ -28,6 +28,9 @@ use crate::{
     store::EventPageOutcome,
 };
 
+/// The most types that a filter may name.
+const MAX_TYPES: usize = 1000;
+
 /// A fact that happened to one aggregate. Never changed after it was appended.
 #[derive(Clone)]
 pub struct EventObject(pub(super) Arc<Event>);
@@ -161,6 +164,7 @@ impl EventFilterInput {
             .aggregate_types
             .map(|types| aggregate_types("filter.aggregateTypes", &types));
         let event_types = self.event_types.map(|types| {
+            check_length("filter.eventTypes", types.len())?;
             let check = |(index, name): (usize, &String)| {
                 EventType::new(name).map_err(|error| {
                     ApiError::bad_input(format!("filter.eventTypes[{index}]"), error)
@@ -172,6 +176,14 @@ impl EventFilterInput {
                 .map(check)
                 .collect::<Result<Vec<_>, _>>()
         });
+        if self
+            .correlation_id
+            .as_ref()
+            .is_some_and(|id| id.contains('\0'))
+        {
+            let message = "holds the character U+0000, which no event has: leave it out";
+            return Err(ApiError::bad_input("filter.correlationId", message));
+        }
         Ok(EventFilter {
             aggregate_id: self.aggregate_id.map(|id| AggregateId(id.0)),
             aggregate_types: aggregate_types.transpose()?,
@@ -183,11 +195,21 @@ impl EventFilterInput {
     }
 }
 
+/// Databases take only so many parameters in a statement.
+fn check_length(field: &str, length: usize) -> Result<(), ApiError> {
+    if length > MAX_TYPES {
+        let message = format!("has {length} names: at most {MAX_TYPES} are allowed");
+        return Err(ApiError::bad_input(field, message));
+    }
+    Ok(())
+}
+
 /// Checks the names of types of aggregates.
 pub(super) fn aggregate_types(
     field: &str,
     types: &[String],
 ) -> Result<Vec<AggregateType>, ApiError> {
+    check_length(field, types.len())?;
     let check = |(index, name): (usize, &String)| {
         AggregateType::new(name)
             .map_err(|error| ApiError::bad_input(format!("{field}[{index}]"), error))

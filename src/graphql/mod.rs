@@ -155,6 +155,7 @@ fn finish(response: &mut Response, shape: Option<&Shape>, caller: Option<&Caller
     if let Some(shape) = shape {
         shape.arrange(&mut response.data);
     }
+    response.errors.truncate(errors::MAX_ERRORS);
     for error in &mut response.errors {
         errors::finish(error, caller);
     }

@@ -1,11 +1,11 @@
 //! The scalars of the API. Floor 6.
 
-use async_graphql::{InputValueError, InputValueResult, Number, Scalar, ScalarType, Value};
+use async_graphql::{InputValueError, InputValueResult, Name, Number, Scalar, ScalarType, Value};
 use uuid::Uuid;
 
 use crate::domain::{
     Json, Position, Timestamp,
-    json::{JsonError, JsonWriter},
+    json::{JsonError, JsonWriter, MAX_JSON_DEPTH},
 };
 
 /// A UUID in its hyphenated form.
@@ -22,6 +22,10 @@ impl ScalarType for UuidScalar {
             }
             _ => Err(not_a_uuid()),
         }
+    }
+
+    fn is_valid(value: &Value) -> bool {
+        matches!(value, Value::String(text) if text.len() == 36 && Uuid::try_parse(text).is_ok())
     }
 
     fn to_value(&self) -> Value {
@@ -53,6 +57,10 @@ impl ScalarType for DateTimeScalar {
         })
     }
 
+    fn is_valid(value: &Value) -> bool {
+        matches!(value, Value::String(text) if Timestamp::parse(text).is_some())
+    }
+
     fn to_value(&self) -> Value {
         Value::String(self.0.to_string())
     }
@@ -74,6 +82,11 @@ impl ScalarType for Long {
             .filter(|number| (0..=Position::MAX.0).contains(number))
             .map(Self)
             .ok_or_else(|| InputValueError::custom("expected a whole number from 0 to 2^53 - 1"))
+    }
+
+    fn is_valid(value: &Value) -> bool {
+        matches!(value, Value::Number(number)
+            if number.as_i64().is_some_and(|number| (0..=Position::MAX.0).contains(&number)))
     }
 
     fn to_value(&self) -> Value {
@@ -103,8 +116,42 @@ impl ScalarType for JsonScalar {
         }
     }
 
+    fn is_valid(value: &Value) -> bool {
+        can_be_stored(value, 0)
+    }
+
     fn to_value(&self) -> Value {
         super::json::raw(&self.0)
+    }
+}
+
+/// What each scalar takes: the library's own errors say no more than its name.
+pub(super) fn what_would_be_right(scalar: &str) -> Option<&'static str> {
+    Some(match scalar {
+        "UUID" => "a UUID in its hyphenated form, such as 0192d3f0-1111-7222-8333-444455556666",
+        "DateTime" => "an instant as RFC 3339 says, such as 2026-01-31T12:00:00.000000Z",
+        "Long" => "a whole number from 0 to 2^53 - 1",
+        "JSON" => {
+            "JSON with at most 64 levels of arrays and objects and without the character U+0000"
+        }
+        _ => return None,
+    })
+}
+
+/// Whether [`write`] takes the value: asked before resolvers run, when the library still knows which argument it is.
+fn can_be_stored(value: &Value, levels: usize) -> bool {
+    let fits = levels < MAX_JSON_DEPTH;
+    match value {
+        Value::Null | Value::Boolean(_) | Value::Number(_) => true,
+        Value::String(text) => !text.contains('\0'),
+        Value::List(values) => fits && values.iter().all(|value| can_be_stored(value, levels + 1)),
+        Value::Object(fields) => {
+            let is_right = |(key, value): (&Name, &Value)| {
+                !key.contains('\0') && can_be_stored(value, levels + 1)
+            };
+            fits && fields.iter().all(is_right)
+        }
+        Value::Enum(_) | Value::Binary(_) => false,
     }
 }
 
@@ -174,6 +221,27 @@ mod tests {
     fn a_key_that_a_library_gives_a_meaning_of_its_own_is_just_a_key() {
         let text = r#"{"$serde_json::private::RawValue":"[1]"}"#;
         assert_eq!(parse(text), Ok(text.to_owned()));
+    }
+
+    #[test]
+    fn what_is_valid_is_what_can_be_parsed() {
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        let objects =
+            |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+        let texts = [nested(64), nested(65), objects(64), objects(65)];
+        for text in texts.iter().map(String::as_str).chain([
+            r#"{"b":[1,2.5,null,true,"ä"]}"#,
+            r#""\u0000""#,
+            r#"{"a\u0000":1}"#,
+            r#"[{"a":["\u0000"]}]"#,
+        ]) {
+            let value: Value = serde_json::from_str(text).expect("JSON");
+            assert_eq!(
+                JsonScalar::is_valid(&value),
+                JsonScalar::parse(value).is_ok(),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub(super) struct Socket {
     stream: TcpStream,
     send_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    taken_at: Option<Instant>,
 }
 
 impl Socket {
@@ -54,7 +55,13 @@ impl Socket {
             stream,
             send_timeout,
             stalled: None,
+            taken_at: None,
         }
+    }
+
+    /// When the peer last took something that it had to be waited for: a sign of life of one that is slow.
+    pub(super) fn taken_at(&self) -> Option<Instant> {
+        self.taken_at
     }
 
     /// Judges the outcome of a write: progress ends a stall, a stall has a time-out.
@@ -63,8 +70,10 @@ impl Socket {
         cx: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.stalled = None;
+        if let Poll::Ready(written) = &outcome {
+            if self.stalled.take().is_some() && written.is_ok() {
+                self.taken_at = Some(Instant::now());
+            }
             return outcome;
         }
         let send_timeout = self.send_timeout;

@@ -13,8 +13,6 @@ use crate::{
     store::{EventScan, StoreError},
 };
 
-/// Events that are taken from the window at a time.
-const TAKE: usize = 128;
 /// How many bytes of history are read at a time, about: pages get smaller where events are large.
 const PAGE_BYTES: usize = 1 << 20;
 const FIRST_PAGE: usize = 32;
@@ -184,10 +182,7 @@ impl EventFollower {
         };
         let after = self.behind[partition.index()];
         let window = &self.tail.events.windows[partition.index()];
-        if let Some(rows) = window
-            .rows_after(after, TAKE)
-            .filter(|rows| !rows.is_empty())
-        {
+        if let Some(rows) = window.rows_after(after).filter(|rows| !rows.is_empty()) {
             let looked = rows.last().map_or(after, |event| event.position);
             self.ready
                 .extend(rows.into_iter().filter(|event| self.filter.matches(event)));

@@ -10,8 +10,6 @@ use crate::{
     store::StoreError,
 };
 
-/// Entries that are taken from the window at a time.
-const TAKE: usize = 128;
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
 
 /// Somebody who follows a stream behind a position.
@@ -97,7 +95,7 @@ impl StreamFollower {
     /// Takes what is new from the window, or waits for it. A window that begins later sends back to history.
     async fn read_live(&mut self, looked: Position) {
         self.heads.mark_unchanged();
-        match self.tail.entries.windows[self.partition.index()].rows_after(looked, TAKE) {
+        match self.tail.entries.windows[self.partition.index()].rows_after(looked) {
             None => self.looked = None,
             Some(rows) => match rows.last() {
                 Some(last) => {

@@ -7,6 +7,11 @@ use std::{
 
 use crate::domain::{Entry, Event, Position};
 
+/// How much is taken from a window at a time. Whoever takes rows keeps them in memory until they are delivered, also when
+/// the window has moved on, so there are not many bytes of them.
+const TAKE_ROWS: usize = 128;
+const TAKE_BYTES: usize = 256 << 10;
+
 /// What a log consists of.
 pub(super) trait Logged: Send + Sync + 'static {
     /// Its place in its partition's log.
@@ -79,12 +84,19 @@ impl<T: Logged> Window<T> {
         self.read().head
     }
 
-    /// At most `limit` rows behind `after`; `None` where the window begins later, so that the database has to be read.
-    pub(super) fn rows_after(&self, after: Position, limit: usize) -> Option<Vec<Arc<T>>> {
+    /// Some rows behind `after`; `None` where the window begins later, so that the database has to be read.
+    pub(super) fn rows_after(&self, after: Position) -> Option<Vec<Arc<T>>> {
         let state = self.read();
         let before_first = state.head.0 - i64::try_from(state.rows.len()).unwrap_or(i64::MAX);
         let skip = usize::try_from(after.0 - before_first).ok()?;
-        Some(state.rows.iter().skip(skip).take(limit).cloned().collect())
+        let mut bytes = 0;
+        let within = |row: &&Arc<T>| {
+            let fits = bytes < TAKE_BYTES;
+            bytes += row.memory_bytes();
+            fits
+        };
+        let rows = state.rows.iter().skip(skip).take(TAKE_ROWS);
+        Some(rows.take_while(within).cloned().collect())
     }
 
     /// Takes rows in, in the order of their positions, each one above the other.
@@ -154,6 +166,19 @@ mod tests {
         }
     }
 
+    #[derive(Debug)]
+    struct Large(i64);
+
+    impl Logged for Large {
+        fn log_position(&self) -> Position {
+            Position(self.0)
+        }
+
+        fn memory_bytes(&self) -> usize {
+            TAKE_BYTES / 2 + 1
+        }
+    }
+
     fn rows(positions: std::ops::RangeInclusive<i64>) -> Vec<Arc<Row>> {
         positions.map(|position| Arc::new(Row(position))).collect()
     }
@@ -167,25 +192,39 @@ mod tests {
         let window = Window::new(Position(5), 1000);
         assert_eq!(window.extend(&rows(6..=9)), Extended::To(Position(9)));
         assert_eq!(
-            positions(window.rows_after(Position(5), 100)),
+            positions(window.rows_after(Position(5))),
             Some(vec![6, 7, 8, 9])
         );
-        assert_eq!(positions(window.rows_after(Position(7), 1)), Some(vec![8]));
-        assert_eq!(positions(window.rows_after(Position(9), 100)), Some(vec![]));
+        assert_eq!(positions(window.rows_after(Position(7))), Some(vec![8, 9]));
+        assert_eq!(positions(window.rows_after(Position(9))), Some(vec![]));
+    }
+
+    #[test]
+    fn what_is_taken_at_a_time_is_bounded() {
+        let window = Window::new(Position(0), 1_000_000);
+        window.extend(&rows(1..=300));
+        let taken = positions(window.rows_after(Position(0))).unwrap();
+        assert_eq!((taken[0], taken.len()), (1, TAKE_ROWS));
+
+        let large = |position| Arc::new(Large(position));
+        let window = Window::new(Position(0), 10 * TAKE_BYTES);
+        window.extend(&[large(1), large(2), large(3)]);
+        let taken = window.rows_after(Position(0)).unwrap();
+        assert_eq!(taken.len(), 2, "up to the first that goes past the bound");
     }
 
     #[test]
     fn what_lies_before_the_window_has_to_be_read_from_the_database() {
         let window = Window::new(Position(5), 30);
         window.extend(&rows(6..=9));
-        assert_eq!(positions(window.rows_after(Position(4), 100)), None);
+        assert_eq!(positions(window.rows_after(Position(4))), None);
         assert_eq!(
-            positions(window.rows_after(Position(5), 100)),
+            positions(window.rows_after(Position(5))),
             None,
             "the row at 6 was dropped for room"
         );
         assert_eq!(
-            positions(window.rows_after(Position(6), 100)),
+            positions(window.rows_after(Position(6))),
             Some(vec![7, 8, 9])
         );
     }
@@ -199,7 +238,7 @@ mod tests {
         assert_eq!(window.extend(&rows(1..=4)), Extended::Unchanged);
         assert_eq!(window.head(), Position(4));
         window.skip_to(Position(6));
-        assert_eq!(positions(window.rows_after(Position(4), 100)), None);
+        assert_eq!(positions(window.rows_after(Position(4))), None);
         assert_eq!(window.extend(&rows(7..=7)), Extended::To(Position(7)));
     }
 }

@@ -10,6 +10,12 @@
 
 mod architecture;
 mod browser;
+mod concurrency;
+mod contract;
+mod faults;
+mod graphql;
 mod harness;
 mod http;
+mod sdl;
+mod subscriptions;
 mod support;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 use super::server::TestServer;
 
@@ -268,6 +268,45 @@ impl Socket {
         }
         let (stream, _) = connect_async(request).await?;
         Ok(Socket { stream })
+    }
+
+    /// Opens a websocket that takes little at a time: its receive buffer is as small as the system makes it, so that what
+    /// the server sends soon backs up.
+    ///
+    /// # Errors
+    ///
+    /// Where the server refuses the handshake.
+    pub async fn open_narrow(
+        ws_url: &str,
+        protocol: &str,
+    ) -> Result<Socket, Box<tungstenite::Error>> {
+        let mut request = ws_url.into_client_request()?;
+        let authority = request.uri().authority().expect("a URL names its host");
+        let address = authority.as_str().parse().expect("an address and a port");
+        let protocol = HeaderValue::from_str(protocol).expect("a subprotocol is a header value");
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", protocol);
+        let connect = async {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_recv_buffer_size(1)?;
+            socket.connect(address).await
+        };
+        let stream = connect.await.map_err(tungstenite::Error::Io)?;
+        let (stream, _) = client_async(request, MaybeTlsStream::Plain(stream)).await?;
+        Ok(Socket { stream })
+    }
+
+    /// Goes through `connection_init`.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection is closed instead.
+    pub async fn init(&mut self) -> Result<(), Step> {
+        self.send(json!({ "type": "connection_init" })).await;
+        let answer = self.receive().await?;
+        assert_eq!(answer["type"], "connection_ack");
+        Ok(())
     }
 
     /// Sends a `subscribe` message.

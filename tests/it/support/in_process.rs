@@ -9,15 +9,65 @@ use tidings::{
     http::{self, Server},
 };
 
+use super::{
+    client::Client,
+    postgres::{self, Cluster},
+};
+
+/// Which database a server stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// A database of a test's own, gone with this value.
+pub enum Database {
+    /// The folder of the file.
+    Sqlite(tempfile::TempDir),
+    Postgres(Box<postgres::Database>),
+}
+
+impl Database {
+    /// An empty one.
+    pub fn make(engine: Engine) -> Self {
+        match engine {
+            Engine::Sqlite => Self::Sqlite(tempfile::tempdir().unwrap()),
+            Engine::Postgres => Self::Postgres(Box::new(Cluster::shared().create_database())),
+        }
+    }
+
+    /// As `--database-url` takes it.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Sqlite(folder) => {
+                format!("sqlite://{}/tidings.db", folder.path().display())
+            }
+            Self::Postgres(database) => database.url.clone(),
+        }
+    }
+
+    /// The documented defaults on this database and a free port.
+    pub fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.database.url = self.url().parse().unwrap();
+        // Tests that run side by side share the connections of one PostgreSQL server.
+        config.database.max_connections = 4;
+        config.listen.address = "127.0.0.1:0".parse().unwrap();
+        config
+    }
+}
+
 /// A server that runs in this process.
 pub struct TestServer {
     /// `http://127.0.0.1:PORT`
     pub url: String,
     /// `ws://127.0.0.1:PORT/graphql`
     pub ws_url: String,
+    pub app: Arc<App>,
     server: Server,
-    /// The folder of its SQLite file.
-    _folder: tempfile::TempDir,
+    /// Dropped after the server.
+    pub database: Arc<Database>,
 }
 
 impl TestServer {
@@ -28,23 +78,24 @@ impl TestServer {
 
     /// Starts a server with a configuration of the test's own.
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::default();
-        config.database.url = format!("sqlite://{}/tidings.db", folder.path().display())
-            .parse()
-            .unwrap();
-        config.listen.address = "127.0.0.1:0".parse().unwrap();
+        Self::on(Arc::new(Database::make(Engine::Sqlite)), configure).await
+    }
+
+    /// Starts a server on a database, new or not.
+    pub async fn on(database: Arc<Database>, configure: impl FnOnce(&mut Config)) -> Self {
+        let mut config = database.config();
         configure(&mut config);
         let app = App::start(&config).await.unwrap();
         let graphql = Graphql::new(Arc::clone(&app), &config.limits);
         let listener = http::bind(&config).await.unwrap();
-        let server = http::serve(listener, graphql, app, &config).unwrap();
+        let server = http::serve(listener, graphql, Arc::clone(&app), &config).unwrap();
         let address = server.local_addr();
         Self {
             url: format!("http://{address}"),
             ws_url: format!("ws://{address}/graphql"),
+            app,
             server,
-            _folder: folder,
+            database,
         }
     }
 
@@ -53,8 +104,15 @@ impl TestServer {
         self.url.trim_start_matches("http://")
     }
 
-    /// Stops it as a signal would.
-    pub async fn stop(self) {
+    /// A client of it.
+    pub fn client(&self) -> Client {
+        Client::to(&format!("{}/graphql", self.url), &self.ws_url)
+    }
+
+    /// Stops it as a signal would, and gives back its database.
+    pub async fn stop(self) -> Arc<Database> {
         self.server.stop().await;
+        self.app.stop().await;
+        self.database
     }
 }

@@ -5,6 +5,39 @@
 )]
 
 pub mod client;
+pub mod follow;
 pub mod in_process;
+pub mod load;
+pub mod log;
 pub mod postgres;
 pub mod server;
+
+/// Runs each case, a function of an engine and a number of partitions, on SQLite and PostgreSQL with 1 and 4 partitions.
+macro_rules! on_every_database {
+    ($($case:ident),+ $(,)?) => {$(
+        mod $case {
+            use crate::support::in_process::Engine;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite_1() {
+                super::$case(Engine::Sqlite, 1).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite_4() {
+                super::$case(Engine::Sqlite, 4).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres_1() {
+                super::$case(Engine::Postgres, 1).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres_4() {
+                super::$case(Engine::Postgres, 4).await;
+            }
+        }
+    )+};
+}
+pub(crate) use on_every_database;

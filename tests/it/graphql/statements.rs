@@ -1,0 +1,129 @@
+//! What lists cost: look-ups inside them are batched, so a page is a fixed number of statements whatever its length.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::with;
+use crate::support::in_process::{Database, Engine, TestServer};
+
+/// A server with 100 aggregates of two events each, and 100 streams of two entries that lead to events.
+async fn filled(engine: Engine, partitions: u8) -> TestServer {
+    let database = Arc::new(Database::make(engine));
+    let server = TestServer::on(database, |config| {
+        config.database.partitions = Some(partitions);
+    })
+    .await;
+    let client = server.client();
+    let mut ids = Vec::new();
+    for version in 0..2 {
+        let events: Vec<Value> = (0..100)
+            .map(|no| {
+                let event = with(super::event(), "id", json!(Uuid::new_v4()));
+                if version == 0 {
+                    ids.push((event["id"].clone(), event["aggregateId"].clone()));
+                    event
+                } else {
+                    with(event, "aggregateId", ids[no].1.clone())
+                }
+            })
+            .collect();
+        let query = "mutation($input: AppendEventsInput!) { appendEvents(input: $input) { events { id } } }";
+        client
+            .query(query, json!({ "input": { "events": events } }))
+            .await
+            .unwrap();
+    }
+    for (no, (id, _)) in ids.iter().enumerate() {
+        let query = "mutation($a: AppendToStreamInput!, $b: AppendToStreamInput!) { appendToStream(input: $a) { duplicate } other: appendToStream(input: $b) { duplicate } }";
+        let one = json!({ "streamName": "all", "eventId": id, "type": "x", "data": {} });
+        let other = with(one.clone(), "streamName", json!(format!("stream {no}")));
+        client
+            .query(query, json!({ "a": one, "b": other }))
+            .await
+            .unwrap();
+    }
+    server
+}
+
+/// The statements of a list of so many, and how many things it answered.
+async fn statements(server: &TestServer, query: &str, first: usize) -> (u64, usize) {
+    let before = server.app.store().statements_read();
+    let data = server
+        .client()
+        .query(query, json!({ "first": first }))
+        .await
+        .unwrap();
+    let count = server.app.store().statements_read() - before;
+    (count, data.to_string().matches("\"id\"").count())
+}
+
+/// Lists, and how many statements are enough for them on one partition: what must not grow with the list.
+const LISTS: [(&str, u64); 7] = [
+    (
+        "query($first: Int!) { events(first: $first) { nodes { id } } }",
+        2,
+    ),
+    (
+        "query($first: Int!) { events(first: $first) { nodes { id aggregate { id } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { events(first: $first) { edges { node { id aggregate { id version events(first: 5) { id } } } } } }",
+        4,
+    ),
+    (
+        "query($first: Int!) { aggregates(first: $first) { nodes { id events(first: 5) { id } } } }",
+        2,
+    ),
+    (
+        "query($first: Int!) { aggregates(first: $first) { nodes { id events(first: 5, order: NEWEST_FIRST) { id aggregate { id } } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { stream(name: \"all\") { entries(first: $first) { position event { id } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { streams(first: $first) { nodes { name entries(first: 1) { event { id aggregate { id } } } } } }",
+        4,
+    ),
+];
+
+async fn a_page_is_a_fixed_number_of_statements(engine: Engine, partitions: u8) {
+    let server = filled(engine, partitions).await;
+    for (query, enough) in LISTS {
+        let (few, some) = statements(&server, query, 10).await;
+        let (many, more) = statements(&server, query, 100).await;
+        assert!(
+            some >= 10 && more >= 10 * some - 10,
+            "{query}: {some} and {more}"
+        );
+        assert_eq!(few, many, "{query}");
+        // A list looks into each partition.
+        let enough = enough + u64::from(partitions) - 1;
+        assert!(
+            many <= enough,
+            "{query}: {many} statements, {enough} are enough"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_a_fixed_number_of_statements_on_sqlite() {
+    a_page_is_a_fixed_number_of_statements(Engine::Sqlite, 1).await;
+    a_page_is_a_fixed_number_of_statements(Engine::Sqlite, 4).await;
+}
+
+#[tokio::test]
+async fn a_page_is_a_fixed_number_of_statements_on_postgres() {
+    a_page_is_a_fixed_number_of_statements(Engine::Postgres, 1).await;
+    a_page_is_a_fixed_number_of_statements(Engine::Postgres, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_page_is_a_fixed_number_of_statements_on_several_threads() {
+    a_page_is_a_fixed_number_of_statements(Engine::Sqlite, 1).await;
+    a_page_is_a_fixed_number_of_statements(Engine::Postgres, 4).await;
+}

@@ -1,0 +1,180 @@
+//! schema.graphql is what the server serves, and holds what the API promises.
+
+use std::collections::BTreeMap;
+
+const COMMITTED: &str = include_str!("../../schema.graphql");
+
+/// What clients rely on: `Type.field(arguments): type`. Fields and arguments may be added, none may go or change.
+const PROMISED: &str = "
+Query.aggregateId(key: String!): UUID!
+Query.event(id: UUID!): Event
+Query.events(filter: EventFilter, order: Order! = OLDEST_FIRST, first: Int! = 100, after: String): EventConnection!
+Query.aggregate(id: UUID!): Aggregate
+Query.aggregates(types: [String!], order: Order! = OLDEST_FIRST, first: Int! = 100, after: String): AggregateConnection!
+Query.stream(name: String!): Stream
+Query.streams(first: Int! = 100, after: String): StreamConnection!
+Query.server: Server!
+Mutation.createAggregate(input: CreateAggregateInput!): CreateAggregatePayload!
+Mutation.appendEvent(input: AppendEventInput!): AppendEventPayload!
+Mutation.appendEvents(input: AppendEventsInput!): AppendEventsPayload!
+Mutation.appendToStream(input: AppendToStreamInput!): AppendToStreamPayload!
+Subscription.streamEntries(streamName: String!, after: Long): StreamEntry!
+Subscription.events(filter: EventFilter, after: String, progress: Boolean! = false): EventUpdate!
+Event.id: UUID!
+Event.type: String!
+Event.data: JSON!
+Event.metadata: JSON!
+Event.aggregateId: UUID!
+Event.aggregateType: String!
+Event.version: Int!
+Event.createdAt: DateTime!
+Event.aggregate: Aggregate!
+EventUpdate.cursor: String!
+EventUpdate.event: Event
+EventUpdate.caughtUp: Boolean!
+Aggregate.id: UUID!
+Aggregate.type: String!
+Aggregate.version: Int!
+Aggregate.createdAt: DateTime!
+Aggregate.updatedAt: DateTime!
+Aggregate.events(afterVersion: Int, first: Int! = 100, order: Order! = OLDEST_FIRST): [Event!]!
+EventFilter.aggregateId: UUID
+EventFilter.aggregateTypes: [String!]
+EventFilter.eventTypes: [String!]
+EventFilter.correlationId: String
+EventFilter.createdFrom: DateTime
+EventFilter.createdBefore: DateTime
+Stream.name: String!
+Stream.lastPosition: Long!
+Stream.entries(after: Long! = 0, first: Int! = 100): [StreamEntry!]!
+StreamEntry.streamName: String!
+StreamEntry.position: Long!
+StreamEntry.eventId: UUID!
+StreamEntry.type: String!
+StreamEntry.data: JSON!
+StreamEntry.createdAt: DateTime!
+StreamEntry.event: Event
+Server.version: String!
+Server.database: String!
+Server.partitions: Int!
+Server.headCursor: String!
+Server.startedAt: DateTime!
+CreateAggregateInput.id: UUID
+CreateAggregateInput.type: String!
+AppendEventInput.id: UUID
+AppendEventInput.aggregateId: UUID!
+AppendEventInput.aggregateType: String!
+AppendEventInput.type: String!
+AppendEventInput.data: JSON!
+AppendEventInput.metadata: JSON
+AppendEventInput.expectedVersion: Int
+AppendEventsInput.events: [AppendEventInput!]!
+AppendToStreamInput.streamName: String!
+AppendToStreamInput.eventId: UUID!
+AppendToStreamInput.type: String!
+AppendToStreamInput.data: JSON!
+AppendToStreamInput.expectedPosition: Long
+CreateAggregatePayload.aggregate: Aggregate!
+CreateAggregatePayload.created: Boolean!
+AppendEventPayload.event: Event!
+AppendEventPayload.duplicate: Boolean!
+AppendEventsPayload.events: [Event!]!
+AppendToStreamPayload.entry: StreamEntry!
+AppendToStreamPayload.duplicate: Boolean!
+EventConnection.edges: [EventEdge!]!
+EventConnection.nodes: [Event!]!
+EventConnection.pageInfo: PageInfo!
+EventEdge.cursor: String!
+EventEdge.node: Event!
+AggregateConnection.edges: [AggregateEdge!]!
+AggregateConnection.nodes: [Aggregate!]!
+AggregateConnection.pageInfo: PageInfo!
+AggregateEdge.cursor: String!
+AggregateEdge.node: Aggregate!
+StreamConnection.edges: [StreamEdge!]!
+StreamConnection.nodes: [Stream!]!
+StreamConnection.pageInfo: PageInfo!
+StreamEdge.cursor: String!
+StreamEdge.node: Stream!
+PageInfo.hasNextPage: Boolean!
+PageInfo.hasPreviousPage: Boolean!
+PageInfo.startCursor: String
+PageInfo.endCursor: String
+";
+
+/// Each field of each type, and each value of each enum, as the schema has it.
+fn fields_of(sdl: &str) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::new();
+    let mut of_type = String::new();
+    let mut in_description = false;
+    for line in sdl.lines().map(str::trim) {
+        if line.starts_with("\"\"\"") {
+            let one_line = line.len() > 3 && line.ends_with("\"\"\"");
+            in_description = !in_description && !one_line;
+            continue;
+        }
+        if in_description || line.is_empty() {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["type" | "input" | "enum" | "interface", name, .., "{"] => {
+                of_type = (*name).to_owned();
+            }
+            ["scalar", name] => {
+                fields.insert(format!("scalar {name}"), String::new());
+            }
+            ["}"] => of_type.clear(),
+            _ if !of_type.is_empty() => {
+                let end = line.find(['(', ':']).unwrap_or(line.len());
+                let (name, rest) = line.split_at(end);
+                fields.insert(format!("{of_type}.{name}"), rest.to_owned());
+            }
+            _ => {}
+        }
+    }
+    fields
+}
+
+#[test]
+fn schema_graphql_is_what_the_server_serves() {
+    let served = tidings::graphql::sdl();
+    assert_eq!(
+        served.trim_end(),
+        COMMITTED.trim_end(),
+        "run make schema, and look at the difference"
+    );
+}
+
+#[test]
+fn the_schema_holds_what_is_promised() {
+    let fields = fields_of(COMMITTED);
+    for scalar in ["UUID", "DateTime", "JSON", "Long"] {
+        assert!(fields.contains_key(&format!("scalar {scalar}")), "{scalar}");
+    }
+    for value in ["OLDEST_FIRST", "NEWEST_FIRST"] {
+        assert!(fields.contains_key(&format!("Order.{value}")), "{value}");
+    }
+    let missing: Vec<&str> = PROMISED
+        .lines()
+        .filter(|line| !line.is_empty())
+        .filter(|line| {
+            let end = line.find(['(', ':']).unwrap_or(line.len());
+            let (name, rest) = line.split_at(end);
+            fields.get(name).is_none_or(|found| found != rest)
+        })
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "these have gone or changed:\n{}",
+        missing.join("\n")
+    );
+}
+
+#[test]
+fn a_changed_field_is_found() {
+    let sdl = "type A {\n\t\"\"\"\n\tx: Y\n\t\"\"\"\n\tx(y: Int! = 1): Z!\n}\nscalar Z\n";
+    let fields = fields_of(sdl);
+    assert_eq!(fields["A.x"], "(y: Int! = 1): Z!");
+    assert_eq!(fields.len(), 2);
+}
