@@ -53,19 +53,16 @@ impl EventFilter {
     }
 }
 
-/// As `event_metadata ->> 'correlationId'` sees it.
+/// Only texts are correlation ids.
 fn correlates(event: &Event, id: &str) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Metadata {
         correlation_id: Option<serde_json::Value>,
     }
-    match serde_json::from_str::<Metadata>(event.metadata.as_str())
-        .ok()
-        .and_then(|metadata| metadata.correlation_id)
-    {
-        Some(serde_json::Value::String(text)) => text == id,
-        Some(other) => serde_json::to_string(&other).is_ok_and(|text| text == id),
-        None => false,
-    }
+    serde_json::from_str::<Metadata>(event.metadata.as_str()).is_ok_and(|metadata| {
+        metadata
+            .correlation_id
+            .is_some_and(|value| value.as_str() == Some(id))
+    })
 }

@@ -7,20 +7,27 @@ use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
     mem,
-    pin::Pin,
-    sync::{Mutex, PoisonError},
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use futures_util::{
     Stream,
-    future::BoxFuture,
+    future::{BoxFuture, poll_fn},
     stream::{BoxStream, FuturesUnordered},
+    task::AtomicWaker,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::unconstrained};
 
 use super::errors::ApiError;
 use crate::store::{Store, StoreError};
+
+/// How many steps an operation makes before others have their turn.
+const STEPS_AT_ONCE: usize = 1000;
 
 /// A kind of look-up that takes many keys at a time.
 pub(super) trait LookUp: Send + Sync + 'static {
@@ -97,14 +104,34 @@ pub(super) struct Batched<O, B> {
     operation: O,
     batches: B,
     running: FuturesUnordered<BoxFuture<'static, ()>>,
+    woken: Arc<Woken>,
 }
 
-impl<O, B: Batches> Batched<O, B> {
+/// Notes that the operation was woken, and wakes the task that it runs in.
+#[derive(Default)]
+struct Woken {
+    again: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.again.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl<O: Unpin, B: Batches> Batched<O, B> {
     pub(super) fn new(operation: O, batches: B) -> Self {
         Self {
             operation,
             batches,
             running: FuturesUnordered::new(),
+            woken: Arc::default(),
         }
     }
 
@@ -114,17 +141,28 @@ impl<O, B: Batches> Batched<O, B> {
         cx: &mut Context<'_>,
         mut poll: impl FnMut(&mut O, &mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        loop {
-            if let Poll::Ready(output) = poll(&mut self.operation, cx) {
+        self.woken.task.register(cx.waker());
+        let waker = Waker::from(self.woken.clone());
+        for _ in 0..STEPS_AT_ONCE {
+            self.woken.again.store(false, Ordering::Release);
+            // The runtime's budget for a task would cut a step in two.
+            let step = unconstrained(poll_fn(|cx| poll(&mut self.operation, cx)));
+            if let Poll::Ready(output) = pin!(step).poll(&mut Context::from_waker(&waker)) {
                 return Poll::Ready(output);
+            }
+            // Many futures side by side wake themselves to go on: then not all has been asked for yet.
+            if self.woken.again.load(Ordering::Acquire) {
+                continue;
             }
             self.running.extend(self.batches.take_all());
             match Pin::new(&mut self.running).poll_next(cx) {
                 Poll::Ready(Some(())) => {}
-                // With nothing running, the operation waits for something else and wakes by itself.
+                // With nothing running, the operation waits for something else and is woken by it.
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

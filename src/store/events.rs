@@ -8,7 +8,7 @@ use sea_orm::{
     sea_query::{self, Expr, ExprTrait, Query, SelectStatement},
 };
 
-use super::{Store, StoreError, rows};
+use super::{Store, StoreError, backend::Backend, rows};
 use crate::domain::{
     AggregateId, AggregateType, Event, EventFilter, EventId, EventType, NewEvent, Order, Partition,
     Position, Version,
@@ -118,7 +118,7 @@ impl Store {
             Column::Position
         };
         select.order_by(by, sql_order(scan.order));
-        where_filter(&mut select, scan.filter);
+        where_filter(self.backend.as_ref(), &mut select, scan.filter);
         self.select(&select)
             .await?
             .iter()
@@ -173,7 +173,7 @@ fn select_events() -> SelectStatement {
         .to_owned()
 }
 
-fn where_filter(select: &mut SelectStatement, filter: &EventFilter) {
+fn where_filter(backend: &dyn Backend, select: &mut SelectStatement, filter: &EventFilter) {
     if let Some(id) = filter.aggregate_id {
         select.and_where(Expr::col(Column::AggregateId).eq(id.0));
     }
@@ -186,8 +186,10 @@ fn where_filter(select: &mut SelectStatement, filter: &EventFilter) {
         select.and_where(Expr::col(Column::EventType).is_in(types.iter().map(EventType::as_str)));
     }
     if let Some(id) = &filter.correlation_id {
+        // As JSON: only texts are correlation ids, and the number 7 is not the text "7".
+        let text = serde_json::Value::from(id.as_str()).to_string();
         select.and_where(
-            Expr::cust("CAST(event_metadata ->> 'correlationId' AS text)").eq(id.as_str()),
+            Expr::cust("(event_metadata -> 'correlationId')").eq(backend.json_value(text)),
         );
     }
     if let Some(from) = filter.created_from {

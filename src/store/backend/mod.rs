@@ -51,6 +51,9 @@ pub(super) trait Backend: Send + Sync {
     /// The condition that a column holds one of the ids.
     fn uuid_in(&self, column: Expr, ids: &mut dyn Iterator<Item = Uuid>) -> SimpleExpr;
 
+    /// A JSON text as a value that JSON in a column can be compared with.
+    fn json_value(&self, text: String) -> SimpleExpr;
+
     /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);
 

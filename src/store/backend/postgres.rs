@@ -210,6 +210,10 @@ impl Backend for Postgres {
         ))))
     }
 
+    fn json_value(&self, text: String) -> SimpleExpr {
+        Expr::val(text).cast_as("jsonb")
+    }
+
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         let values = vec![
             array(

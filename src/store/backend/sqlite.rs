@@ -203,6 +203,11 @@ impl Backend for Sqlite {
         column.is_in(ids)
     }
 
+    /// SQLite has JSON as the text that this server wrote, with the escapes that it writes.
+    fn json_value(&self, text: String) -> SimpleExpr {
+        Expr::val(text)
+    }
+
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         ranges_of(ranges.iter().copied())
     }

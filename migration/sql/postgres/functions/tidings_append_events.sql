@@ -7,8 +7,8 @@
 --   p_expected_version  the version that the aggregate must have before this event; NULL: any
 -- The caller sees to it that no id is in the batch twice and that every aggregate belongs to the partition.
 --
--- Returns one row with an array for each column, one element an event in the same order; an array may end early, and all
--- that it does not have is NULL. (A row an event would cost a lone writer another statement.) `outcome` is
+-- Returns one row with an array for each column, one element an event in the same order. (A row an event would cost a lone
+-- writer another statement.) `outcome` is
 --   NULL                appended at position and version, at the instant created_at; or, where position is NULL too,
 --                       refused: nothing is wrong with this event, but with another one of its request
 --   duplicate           the request was appended earlier: read it by its ids
@@ -118,8 +118,12 @@ BEGIN
         LIMIT 1
     ) a ON true;
 
+    -- An array that is made by setting its third element would begin there.
     "position" := array_fill(NULL::bigint, ARRAY[v_count]);
     version := array_fill(NULL::int, ARRAY[v_count]);
+    outcome := array_fill(NULL::text, ARRAY[v_count]);
+    actual_version := version;
+    actual_type := outcome;
     v_request_position := v_head;
     FOR v_ord IN 1 .. v_count LOOP
         IF p_request[v_ord] IS DISTINCT FROM v_request THEN

@@ -84,7 +84,7 @@ fn slots(aggregate_ids: &[Uuid]) -> Vec<i32> {
         .collect()
 }
 
-/// The function's answer: an array for each column, which may end early.
+/// The function's answer: an array for each column, with an element for each event.
 struct EventsAnswer {
     outcomes: Vec<Option<String>>,
     positions: Vec<Option<i64>>,
@@ -97,12 +97,12 @@ struct EventsAnswer {
 impl EventsAnswer {
     fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            outcomes: row.try_get::<Option<_>, _>(0)?.unwrap_or_default(),
+            outcomes: row.try_get(0)?,
             positions: row.try_get(1)?,
             versions: row.try_get(2)?,
             created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
-            actual_versions: row.try_get::<Option<_>, _>(4)?.unwrap_or_default(),
-            actual_types: row.try_get::<Option<_>, _>(5)?.unwrap_or_default(),
+            actual_versions: row.try_get(4)?,
+            actual_types: row.try_get(5)?,
         })
     }
 
