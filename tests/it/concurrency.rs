@@ -6,12 +6,11 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use serde_json::json;
-use tidings::domain::{AggregateId, PartitionCount};
 use uuid::Uuid;
 
 use crate::support::client::{Client, Failure};
 use crate::support::in_process::{Database, Engine, TestServer};
-use crate::support::load::{Append, Load, NewEvent, Told, mixed};
+use crate::support::load::{Append, Load, NewEvent, Told, aggregate_in, mixed};
 use crate::support::log::StoredLog;
 use crate::support::on_every_database;
 
@@ -214,13 +213,7 @@ async fn no_append_of_the_server_is_lost_to_a_deadlock_with_sql_clients() {
     server.stop().await;
     let server = TestServer::on(database, |config| config.database.max_connections = 10).await;
 
-    let partitions = PartitionCount::new(4).unwrap();
-    let in_partition = |partition: usize| {
-        let mut ids = std::iter::repeat_with(Uuid::new_v4);
-        ids.find(|id| partitions.of_aggregate(AggregateId(*id)).index() == partition)
-            .unwrap()
-    };
-    let (low, high) = (in_partition(1), in_partition(2));
+    let (low, high) = (aggregate_in(1), aggregate_in(2));
     let load = Load::start(&server.client(), 12, move |writer, call| {
         let data = json!({ "writer": writer, "call": call });
         let (low, high) = (
