@@ -25,8 +25,8 @@ impl MigrationTrait for Migration {
             .get_connection()
             .execute_unprepared(
                 "CREATE INDEX idx_events_partition_no_correlation_id_position \
-                 ON events (partition_no, (event_metadata ->> 'correlationId'), position) \
-                 WHERE (event_metadata ->> 'correlationId') IS NOT NULL",
+                 ON events (partition_no, (CAST(event_metadata ->> 'correlationId' AS text)), position) \
+                 WHERE CAST(event_metadata ->> 'correlationId' AS text) IS NOT NULL",
             )
             .await?;
         Ok(())

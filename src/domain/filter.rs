@@ -65,7 +65,7 @@ fn correlates(event: &Event, id: &str) -> bool {
         .and_then(|metadata| metadata.correlation_id)
     {
         Some(serde_json::Value::String(text)) => text == id,
-        Some(other) => *id == other.to_string(),
+        Some(other) => serde_json::to_string(&other).is_ok_and(|text| text == id),
         None => false,
     }
 }

@@ -70,9 +70,9 @@ impl AggregateObject {
             return Ok(Nodes(Vec::new()));
         };
         let events = ctx
-            .data_unchecked::<Loaders>()
+            .data_unchecked::<Arc<Loaders>>()
             .event_ranges
-            .load_one(range)
+            .one(range)
             .await?
             .unwrap_or_default();
         let mut events: Vec<EventObject> = events.into_iter().map(EventObject).collect();
@@ -173,9 +173,9 @@ impl AggregateQuery {
     ) -> Result<Option<Node<AggregateObject>>> {
         require(ctx, Role::Read)?;
         let aggregate = ctx
-            .data_unchecked::<Loaders>()
+            .data_unchecked::<Arc<Loaders>>()
             .aggregates
-            .load_one(AggregateId(id.0))
+            .one(AggregateId(id.0))
             .await?;
         Ok(aggregate.map(|aggregate| Node(AggregateObject(aggregate))))
     }

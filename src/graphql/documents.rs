@@ -75,12 +75,13 @@ impl Documents {
 
 impl Document {
     fn new(parsed: ExecutableDocument) -> Self {
-        let mut operations = parsed.operations.iter();
-        let shape = match (operations.next(), operations.next()) {
-            (Some((_, only)), None) => shape_of(&parsed, &only.node),
-            _ => None,
+        let shape = {
+            let mut operations = parsed.operations.iter();
+            match (operations.next(), operations.next()) {
+                (Some((_, only)), None) => shape_of(&parsed, &only.node),
+                _ => None,
+            }
         };
-        drop(operations);
         Self { parsed, shape }
     }
 

@@ -80,8 +80,8 @@ impl EventObject {
 
     /// The aggregate that it happened to.
     async fn aggregate(&self, ctx: &Context<'_>) -> Result<Node<AggregateObject>> {
-        let loaders = ctx.data_unchecked::<Loaders>();
-        let aggregate = loaders.aggregates.load_one(self.0.aggregate_id).await?;
+        let loaders = ctx.data_unchecked::<Arc<Loaders>>();
+        let aggregate = loaders.aggregates.one(self.0.aggregate_id).await?;
         aggregate
             .map(|aggregate| Node(AggregateObject(aggregate)))
             .ok_or_else(|| {
@@ -304,9 +304,9 @@ impl EventQuery {
     async fn event(&self, ctx: &Context<'_>, id: UuidScalar) -> Result<Option<Node<EventObject>>> {
         require(ctx, Role::Read)?;
         let event = ctx
-            .data_unchecked::<Loaders>()
+            .data_unchecked::<Arc<Loaders>>()
             .events
-            .load_one(EventId(id.0))
+            .one(EventId(id.0))
             .await?;
         Ok(event.map(|event| Node(EventObject(event))))
     }

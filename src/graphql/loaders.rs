@@ -1,64 +1,79 @@
-//! Look-ups inside lists, batched into one statement each. Floor 6.
+//! What is looked up inside lists. Floor 6.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use async_graphql::dataloader::{DataLoader, Loader};
+use futures_util::future::BoxFuture;
 
-use super::errors::ApiError;
+use super::{
+    batching::{Batch, Batches, LookUp},
+    errors::ApiError,
+};
 use crate::{
     domain::{Aggregate, AggregateId, Entry, Event, EventId},
     store::{EntryRange, EventRange, Store},
 };
 
-/// The most keys in one statement: SQLite takes 32,766 parameters, four for each range.
-const MAX_KEYS: usize = 5000;
-
-/// Everything that is looked up inside lists.
+/// The look-ups of one operation.
 pub(super) struct Loaders {
-    pub(super) aggregates: DataLoader<AggregateLoader>,
-    pub(super) events: DataLoader<EventLoader>,
-    pub(super) event_ranges: DataLoader<EventRangeLoader>,
-    pub(super) entry_ranges: DataLoader<EntryRangeLoader>,
+    store: Store,
+    pub(super) aggregates: Batch<AggregateById>,
+    pub(super) events: Batch<EventById>,
+    pub(super) event_ranges: Batch<EventsInRange>,
+    pub(super) entry_ranges: Batch<EntriesInRange>,
 }
 
 impl Loaders {
-    pub(super) fn new(store: &Store) -> Self {
-        Self {
-            aggregates: loader(AggregateLoader(store.clone())),
-            events: loader(EventLoader(store.clone())),
-            event_ranges: loader(EventRangeLoader(store.clone())),
-            entry_ranges: loader(EntryRangeLoader(store.clone())),
-        }
+    pub(super) fn new(store: &Store) -> Arc<Self> {
+        Arc::new(Self {
+            store: store.clone(),
+            aggregates: Batch::default(),
+            events: Batch::default(),
+            event_ranges: Batch::default(),
+            entry_ranges: Batch::default(),
+        })
     }
 }
 
-fn loader<T>(loader: T) -> DataLoader<T> {
-    DataLoader::new(loader, tokio::spawn)
-        .delay(Duration::ZERO)
-        .max_batch_size(MAX_KEYS)
+impl Batches for Arc<Loaders> {
+    fn take_all(&self) -> Vec<BoxFuture<'static, ()>> {
+        let store = &self.store;
+        let asked = [
+            self.aggregates.take(store),
+            self.events.take(store),
+            self.event_ranges.take(store),
+            self.entry_ranges.take(store),
+        ];
+        asked.into_iter().flatten().collect()
+    }
 }
 
 /// Aggregates by their ids.
-pub(super) struct AggregateLoader(Store);
+pub(super) struct AggregateById;
 
-impl Loader<AggregateId> for AggregateLoader {
+impl LookUp for AggregateById {
+    type Key = AggregateId;
     type Value = Aggregate;
-    type Error = ApiError;
 
-    async fn load(&self, ids: &[AggregateId]) -> Result<HashMap<AggregateId, Aggregate>, ApiError> {
-        Ok(self.0.aggregates_by_id(ids).await?)
+    async fn find(
+        store: &Store,
+        ids: Vec<AggregateId>,
+    ) -> Result<HashMap<AggregateId, Aggregate>, ApiError> {
+        Ok(store.aggregates_by_id(&ids).await?)
     }
 }
 
 /// Events by their ids.
-pub(super) struct EventLoader(Store);
+pub(super) struct EventById;
 
-impl Loader<EventId> for EventLoader {
+impl LookUp for EventById {
+    type Key = EventId;
     type Value = Arc<Event>;
-    type Error = ApiError;
 
-    async fn load(&self, ids: &[EventId]) -> Result<HashMap<EventId, Arc<Event>>, ApiError> {
-        let events = self.0.events_by_id(ids).await?;
+    async fn find(
+        store: &Store,
+        ids: Vec<EventId>,
+    ) -> Result<HashMap<EventId, Arc<Event>>, ApiError> {
+        let events = store.events_by_id(&ids).await?;
         Ok(events
             .into_iter()
             .map(|(id, event)| (id, Arc::new(event)))
@@ -67,70 +82,74 @@ impl Loader<EventId> for EventLoader {
 }
 
 /// Ranges of events, each of one aggregate, in the order of their versions.
-pub(super) struct EventRangeLoader(Store);
+pub(super) struct EventsInRange;
 
-impl Loader<EventRange> for EventRangeLoader {
+impl LookUp for EventsInRange {
+    type Key = EventRange;
     type Value = Vec<Arc<Event>>;
-    type Error = ApiError;
 
-    async fn load(
-        &self,
-        ranges: &[EventRange],
+    async fn find(
+        store: &Store,
+        ranges: Vec<EventRange>,
     ) -> Result<HashMap<EventRange, Self::Value>, ApiError> {
         let mut of_aggregates: HashMap<AggregateId, Vec<Arc<Event>>> = HashMap::new();
-        for event in self.0.events_in_ranges(ranges).await? {
+        for event in store.events_in_ranges(&ranges).await? {
             of_aggregates
                 .entry(event.aggregate_id)
                 .or_default()
                 .push(Arc::new(event));
         }
-        let mut loaded = HashMap::with_capacity(ranges.len());
+        let mut found = HashMap::with_capacity(ranges.len());
         for range in ranges {
-            let events = of_aggregates
-                .get(&range.aggregate_id)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
+            let events = of_aggregates.get(&range.aggregate_id).map(Vec::as_slice);
             let inside = |event: &&Arc<Event>| (range.first..=range.last).contains(&event.version);
-            let mut events: Vec<_> = events.iter().filter(inside).cloned().collect();
+            let mut events: Vec<_> = events
+                .unwrap_or_default()
+                .iter()
+                .filter(inside)
+                .cloned()
+                .collect();
             events.sort_by_key(|event| event.version);
             // Ranges of one aggregate may overlap, and each of them has read the overlap.
             events.dedup_by_key(|event| event.version);
-            loaded.insert(*range, events);
+            found.insert(range, events);
         }
-        Ok(loaded)
+        Ok(found)
     }
 }
 
 /// Ranges of entries, each of one stream, in the order of their positions.
-pub(super) struct EntryRangeLoader(Store);
+pub(super) struct EntriesInRange;
 
-impl Loader<EntryRange> for EntryRangeLoader {
+impl LookUp for EntriesInRange {
+    type Key = EntryRange;
     type Value = Vec<Arc<Entry>>;
-    type Error = ApiError;
 
-    async fn load(
-        &self,
-        ranges: &[EntryRange],
+    async fn find(
+        store: &Store,
+        ranges: Vec<EntryRange>,
     ) -> Result<HashMap<EntryRange, Self::Value>, ApiError> {
         let mut of_streams: HashMap<_, Vec<Arc<Entry>>> = HashMap::new();
-        for entry in self.0.entries_in_ranges(ranges).await? {
+        for entry in store.entries_in_ranges(&ranges).await? {
             of_streams
                 .entry(entry.stream_name.clone())
                 .or_default()
                 .push(Arc::new(entry));
         }
-        let mut loaded = HashMap::with_capacity(ranges.len());
+        let mut found = HashMap::with_capacity(ranges.len());
         for range in ranges {
-            let entries = of_streams
-                .get(&range.stream_name)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
+            let entries = of_streams.get(&range.stream_name).map(Vec::as_slice);
             let inside = |entry: &&Arc<Entry>| (range.first..=range.last).contains(&entry.position);
-            let mut entries: Vec<_> = entries.iter().filter(inside).cloned().collect();
+            let mut entries: Vec<_> = entries
+                .unwrap_or_default()
+                .iter()
+                .filter(inside)
+                .cloned()
+                .collect();
             entries.sort_by_key(|entry| entry.position);
             entries.dedup_by_key(|entry| entry.position);
-            loaded.insert(range.clone(), entries);
+            found.insert(range, entries);
         }
-        Ok(loaded)
+        Ok(found)
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod aggregate;
+mod batching;
 mod documents;
 mod errors;
 mod event;
@@ -18,11 +19,12 @@ mod stream;
 use std::sync::Arc;
 
 use async_graphql::{Request, Response, ServerError, parser::types::OperationType};
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 
 pub use self::json::AsJson;
 use self::{
-    documents::Documents, errors::ApiError, loaders::Loaders, order::Shape, schema::Schema,
+    batching::Batched, documents::Documents, errors::ApiError, loaders::Loaders, order::Shape,
+    schema::Schema,
 };
 use crate::{
     app::App,
@@ -33,6 +35,7 @@ use crate::{
 /// The API of one app.
 #[derive(Clone)]
 pub struct Graphql {
+    app: Arc<App>,
     schema: Schema,
     documents: Arc<Documents>,
 }
@@ -80,17 +83,17 @@ impl Graphql {
     #[must_use]
     pub fn new(app: Arc<App>, limits: &Limits) -> Self {
         let schema = schema::build()
-            .data(Loaders::new(app.store()))
             .data(Limited {
                 max_event_bytes: limits.max_event_bytes,
                 max_events_per_append: limits.max_events_per_append,
             })
-            .data(app)
+            .data(app.clone())
             .limit_depth(limits.max_depth)
             .limit_complexity(limits.max_complexity)
             .limit_directives(documents::MAX_DIRECTIVES)
             .finish();
         Self {
+            app,
             schema,
             documents: Arc::new(Documents::new()),
         }
@@ -115,7 +118,9 @@ impl Graphql {
 
     /// Executes a query or a mutation. The answer's data is written by [`AsJson`].
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Response {
-        let mut response = self.schema.execute(prepared.request.data(caller)).await;
+        let loaders = Loaders::new(self.app.store());
+        let request = prepared.request.data(caller).data(loaders.clone());
+        let mut response = Batched::new(self.schema.execute(request).boxed(), loaders).await;
         finish(&mut response, prepared.shape.as_deref(), Some(&caller));
         response
     }
@@ -123,8 +128,9 @@ impl Graphql {
     /// Executes a subscription; a query or a mutation answers once. The answers' data is written by [`AsJson`].
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Response> {
         let shape = prepared.shape;
-        let responses = self.schema.execute_stream(prepared.request.data(caller));
-        responses
+        let loaders = Loaders::new(self.app.store());
+        let request = prepared.request.data(caller).data(loaders.clone());
+        Batched::new(self.schema.execute_stream(request).boxed(), loaders)
             .map(move |mut response| {
                 finish(&mut response, shape.as_deref(), Some(&caller));
                 response

@@ -68,9 +68,9 @@ impl StreamObject {
             last,
         };
         let entries = ctx
-            .data_unchecked::<Loaders>()
+            .data_unchecked::<Arc<Loaders>>()
             .entry_ranges
-            .load_one(range)
+            .one(range)
             .await?
             .unwrap_or_default();
         Ok(Nodes(entries.into_iter().map(StreamEntry).collect()))
@@ -117,9 +117,9 @@ impl StreamEntry {
     /// The event of that id in the event store, if it is there.
     async fn event(&self, ctx: &Context<'_>) -> Result<Option<Node<EventObject>>> {
         let event = ctx
-            .data_unchecked::<Loaders>()
+            .data_unchecked::<Arc<Loaders>>()
             .events
-            .load_one(self.0.event_id)
+            .one(self.0.event_id)
             .await?;
         Ok(event.map(|event| Node(EventObject(event))))
     }

@@ -1,12 +1,6 @@
 //! Every request passes here: its id, the gate, the address that it asks for, and the headers of every answer. Floor 7.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -36,7 +30,6 @@ pub(super) struct Shared {
     pub(super) stopping: CancellationToken,
     /// The tasks of open connections.
     pub(super) tasks: TaskTracker,
-    pub(super) request_ids: RequestIds,
     pages: Router,
 }
 
@@ -49,7 +42,7 @@ impl Shared {
         stopping: CancellationToken,
     ) -> Self {
         let pages = console::router().fallback(nothing_here);
-        let (tasks, request_ids) = (TaskTracker::new(), RequestIds::new());
+        let tasks = TaskTracker::new();
         Self {
             graphql,
             app,
@@ -57,9 +50,13 @@ impl Shared {
             limits,
             stopping,
             tasks,
-            request_ids,
             pages,
         }
+    }
+
+    /// An id for a request.
+    pub(super) fn new_request_id(&self) -> RequestId {
+        RequestId(self.app.clock().new_id())
     }
 }
 
@@ -70,7 +67,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     connection.mark_used();
-    let request_id = shared.request_ids.next();
+    let request_id = shared.new_request_id();
     tracing::debug!(%request_id, method = %request.method(), path = request.uri().path(), "request");
     let mut response = match shared.gate.admit(&request) {
         Ok(cross_origin) => {
@@ -210,59 +207,4 @@ fn request_id_value(request_id: RequestId) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     HeaderValue::from_str(request_id.0.hyphenated().encode_lower(&mut buffer))
         .expect("a UUID is ASCII")
-}
-
-/// Makes UUIDv7s for requests without a lock or a system call: a counter, scrambled by a secret of the process.
-pub(super) struct RequestIds {
-    secret: u64,
-    next: AtomicU64,
-}
-
-impl RequestIds {
-    fn new() -> Self {
-        let (secret, start) = Uuid::new_v4().as_u64_pair();
-        Self {
-            secret,
-            next: AtomicU64::new(start),
-        }
-    }
-
-    pub(super) fn next(&self) -> RequestId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let mut random = [0; 10];
-        random[..8].copy_from_slice(&scramble(count ^ self.secret).to_be_bytes());
-        random[8..].copy_from_slice(&self.secret.to_be_bytes()[..2]);
-        let now_ms = u64::try_from(now_ms).unwrap_or_default();
-        RequestId(uuid::Builder::from_unix_timestamp_millis(now_ms, &random).into_uuid())
-    }
-}
-
-/// Spreads the bits of a number; different numbers stay different. Source: the finalizer of SplitMix64.
-fn scramble(number: u64) -> u64 {
-    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn request_ids_are_uuids_of_version_7_and_differ() {
-        let ids = RequestIds::new();
-        let made: HashSet<RequestId> = (0..10_000).map(|_| ids.next()).collect();
-        assert_eq!(made.len(), 10_000);
-        assert!(
-            made.iter()
-                .all(|id| id.0.get_version_num() == 7
-                    && id.0.get_variant() == uuid::Variant::RFC4122)
-        );
-    }
 }

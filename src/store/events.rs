@@ -186,7 +186,9 @@ fn where_filter(select: &mut SelectStatement, filter: &EventFilter) {
         select.and_where(Expr::col(Column::EventType).is_in(types.iter().map(EventType::as_str)));
     }
     if let Some(id) = &filter.correlation_id {
-        select.and_where(Expr::cust("(event_metadata ->> 'correlationId')").eq(id.as_str()));
+        select.and_where(
+            Expr::cust("CAST(event_metadata ->> 'correlationId' AS text)").eq(id.as_str()),
+        );
     }
     if let Some(from) = filter.created_from {
         select.and_where(Expr::col(Column::CreatedAt).gte(from.to_utc()));

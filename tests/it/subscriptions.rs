@@ -54,7 +54,7 @@ fn appends(aggregates: Vec<Uuid>, is_history: bool) -> impl Fn(usize, usize) -> 
         Some(match call % 8 {
             0 | 1 => Append::entry(format!("small-{}", number % STREAMS), text(100)),
             2 if !is_history => event(3, LARGE_BYTES),
-            3 | 4 | 5 if !is_history => Append::entry(LARGE_STREAM, text(LARGE_BYTES)),
+            3..=5 if !is_history => Append::entry(LARGE_STREAM, text(LARGE_BYTES)),
             _ => event(number % 3, 200),
         })
     }

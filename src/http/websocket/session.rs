@@ -230,7 +230,7 @@ impl Session {
             Ok(prepared) => {
                 let caller = Caller {
                     role,
-                    request_id: self.shared.request_ids.next(),
+                    request_id: self.shared.new_request_id(),
                 };
                 self.operations.start(id, &self.shared, prepared, caller);
                 Ok(())

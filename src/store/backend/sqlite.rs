@@ -32,6 +32,11 @@ use crate::{
 /// How long a statement waits for another program that has the file locked (a backup, say).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Pages that a connection keeps in memory, in KiB as a negative number.
+const CACHE_SIZE: &str = "-16000";
+/// The log is copied into the file when it has this many pages: 16 MiB. A page that is written often is copied once.
+const CHECKPOINT_PAGES: &str = "4096";
+
 pub(super) struct Sqlite {
     writer: DatabaseConnection,
     readers: DatabaseConnection,
@@ -101,6 +106,8 @@ fn options(config: &config::Database, connections: u32, make: bool) -> ConnectOp
                 .busy_timeout(BUSY_TIMEOUT)
                 .statement_cache_capacity(64)
                 .pragma("temp_store", "memory")
+                .pragma("cache_size", CACHE_SIZE)
+                .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         });
     options
 }
@@ -224,7 +231,7 @@ impl Backend for Sqlite {
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         let mut transaction = self.begin().await?;
-        let outcomes = append::events(&mut transaction, partition, requests, now).await?;
+        let outcomes = append::events::append(&mut transaction, partition, requests, now).await?;
         transaction.commit().await.map_err(while_running)?;
         Ok(outcomes)
     }
@@ -237,7 +244,9 @@ impl Backend for Sqlite {
         let mut transaction = self.begin().await?;
         let mut outcomes = Vec::with_capacity(parts.len());
         for (partition, events) in parts {
-            outcomes.extend(append::events(&mut transaction, *partition, &[events], now).await?);
+            outcomes.extend(
+                append::events::append(&mut transaction, *partition, &[events], now).await?,
+            );
         }
         if outcomes
             .iter()
@@ -257,7 +266,7 @@ impl Backend for Sqlite {
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
         let mut transaction = self.begin().await?;
-        let outcomes = append::entries(&mut transaction, partition, entries, now).await?;
+        let outcomes = append::entries::append(&mut transaction, partition, entries, now).await?;
         transaction.commit().await.map_err(while_running)?;
         Ok(outcomes)
     }

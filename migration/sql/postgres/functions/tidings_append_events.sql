@@ -2,17 +2,19 @@
 --
 -- The arrays are parallel, one element an event, in the order in which the events are to be judged and stored:
 --   p_request           the number of the request that the event belongs to, ascending, its events side by side
+--   p_slot              the place in the batch, from 1, of the first event of the same aggregate
 --   p_id, p_check_id    the event's id, and whether a client chose it, so that it may be known already
 --   p_expected_version  the version that the aggregate must have before this event; NULL: any
 -- The caller sees to it that no id is in the batch twice and that every aggregate belongs to the partition.
 --
--- Returns one row an event, in the same order. `outcome` is
---   appended            position, version and created_at are the new event's
---   duplicate           the request was appended earlier: position, version and created_at are those of then
+-- Returns one row with an array for each column, one element an event in the same order; an array may end early, and all
+-- that it does not have is NULL. (A row an event would cost a lone writer another statement.) `outcome` is
+--   NULL                appended at position and version, at the instant created_at; or, where position is NULL too,
+--                       refused: nothing is wrong with this event, but with another one of its request
+--   duplicate           the request was appended earlier: read it by its ids
 --   id_reused           the id stands for another event, or for one that was appended without the rest of the request
 --   type_mismatch       the aggregate has another type: actual_type, actual_version
 --   version_conflict    the aggregate has another version: actual_type, actual_version
---   refused             nothing wrong with this event, but with another one of its request
 -- A request is appended as a whole or not at all, and a refused one does not touch the others.
 --
 -- Every step is a statement of its own: at READ COMMITTED each takes a fresh snapshot, so all that follow the lock see
@@ -24,6 +26,7 @@
 CREATE OR REPLACE FUNCTION tidings_append_events(
     p_partition_no smallint,
     p_request int[],
+    p_slot int[],
     p_id uuid[],
     p_check_id boolean[],
     p_aggregate_id uuid[],
@@ -31,16 +34,13 @@ CREATE OR REPLACE FUNCTION tidings_append_events(
     p_event_type text[],
     p_event_data text[],
     p_event_metadata text[],
-    p_expected_version int[]
-)
-RETURNS TABLE (
-    ord int,
-    outcome text,
-    "position" bigint,
-    version int,
-    created_at timestamptz,
-    actual_version int,
-    actual_type text
+    p_expected_version int[],
+    OUT outcome text[],
+    OUT "position" bigint[],
+    OUT version int[],
+    OUT created_at timestamptz,
+    OUT actual_version int[],
+    OUT actual_type text[]
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
@@ -48,22 +48,11 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_count CONSTANT int := cardinality(p_id);
-    v_created_at timestamptz;
     v_head bigint;
     v_head_created_at timestamptz;
 
-    -- One element an event.
-    v_slot int[];                       -- the first event of the same aggregate in the batch
-    v_position bigint[];
-    v_version int[];
-    -- One element an event, filled only where there is something to say.
-    v_outcome text[];
-    v_actual_version int[];
-    v_actual_type text[];
-    v_known_same boolean[];             -- NULL: the id is not known
-    v_known_position bigint[];
-    v_known_version int[];
-    v_known_created_at timestamptz[];
+    -- One element an event, filled only where its id is known: whether it stands for the same.
+    v_known_same boolean[];
     v_known_count int := 0;
     -- One element an aggregate, at its slot.
     v_stored_version int[];             -- NULL: the aggregate is not known
@@ -92,11 +81,11 @@ BEGIN
     LIMIT 1;
     v_head := coalesce(v_head, 0);
     -- greatest() passes over NULL. The clock may have been set back: time must not run backwards in the log.
-    v_created_at := greatest(clock_timestamp(), v_head_created_at);
+    created_at := greatest(clock_timestamp(), v_head_created_at);
 
     IF true = ANY (p_check_id) THEN
         FOR v_found IN
-            SELECT b.ord, e.position, e.version, e.created_at,
+            SELECT b.ord,
                    e.aggregate_id = p_aggregate_id[b.ord]
                    AND e.aggregate_type = p_aggregate_type[b.ord]
                    AND e.event_type = p_event_type[b.ord]
@@ -113,35 +102,24 @@ BEGIN
         LOOP
             v_known_count := v_known_count + 1;
             v_known_same[v_found.ord] := v_found.same;
-            v_known_position[v_found.ord] := v_found.position;
-            v_known_version[v_found.ord] := v_found.version;
-            v_known_created_at[v_found.ord] := v_found.created_at;
         END LOOP;
     END IF;
 
-    -- The slots let the loop below find an aggregate's state by a number.
-    SELECT array_agg(f.slot), array_agg(f.current_version), array_agg(coalesce(f.current_version, 0)),
-           array_agg(f.aggregate_type)
-    INTO v_slot, v_stored_version, v_current_version, v_current_type
-    FROM (
-        SELECT s.slot, a.current_version, a.aggregate_type
-        FROM (
-            SELECT b.ord, b.aggregate_id, min(b.ord) OVER (PARTITION BY b.aggregate_id)::int AS slot
-            FROM unnest(p_aggregate_id) WITH ORDINALITY AS b(aggregate_id, ord)
-        ) s
-        LEFT JOIN LATERAL (
-            SELECT k.current_version, k.aggregate_type
-            FROM aggregates k
-            WHERE k.partition_no = p_partition_no AND k.id BETWEEN s.aggregate_id AND s.aggregate_id
-                  AND s.slot = s.ord
-            ORDER BY k.id
-            LIMIT 1
-        ) a ON true
-        ORDER BY s.ord
-    ) f;
+    -- A nested loop over the events in their order: a lateral look-up leaves no other way to join.
+    SELECT array_agg(a.current_version), array_agg(coalesce(a.current_version, 0)), array_agg(a.aggregate_type)
+    INTO v_stored_version, v_current_version, v_current_type
+    FROM generate_series(1, v_count) AS b(ord)
+    LEFT JOIN LATERAL (
+        SELECT k.current_version, k.aggregate_type
+        FROM aggregates k
+        WHERE k.partition_no = p_partition_no AND k.id BETWEEN p_aggregate_id[b.ord] AND p_aggregate_id[b.ord]
+              AND p_slot[b.ord] = b.ord
+        ORDER BY k.id
+        LIMIT 1
+    ) a ON true;
 
-    v_position := array_fill(NULL::bigint, ARRAY[v_count]);
-    v_version := array_fill(NULL::int, ARRAY[v_count]);
+    "position" := array_fill(NULL::bigint, ARRAY[v_count]);
+    version := array_fill(NULL::int, ARRAY[v_count]);
     v_request_position := v_head;
     FOR v_ord IN 1 .. v_count LOOP
         IF p_request[v_ord] IS DISTINCT FROM v_request THEN
@@ -158,7 +136,7 @@ BEGIN
                         -- Where one id stands for something else, it is the one to name, not those that match.
                         IF NOT v_known_same[v_at] AND NOT v_settled THEN
                             v_settled := true;
-                            v_outcome[v_at] := 'id_reused';
+                            outcome[v_at] := 'id_reused';
                         END IF;
                     END IF;
                     v_at := v_at + 1;
@@ -168,9 +146,9 @@ BEGIN
                     v_at := v_at - 1;
                     FOR v_event IN v_request_start .. v_at LOOP
                         IF v_request_known = v_at - v_request_start + 1 THEN
-                            v_outcome[v_event] := 'duplicate';
+                            outcome[v_event] := 'duplicate';
                         ELSIF v_known_same[v_event] THEN
-                            v_outcome[v_event] := 'id_reused';
+                            outcome[v_event] := 'id_reused';
                             EXIT;
                         END IF;
                     END LOOP;
@@ -179,43 +157,43 @@ BEGIN
         END IF;
         CONTINUE WHEN v_settled;
 
-        v_at := v_slot[v_ord];
+        v_at := p_slot[v_ord];
         IF v_current_type[v_at] <> p_aggregate_type[v_ord] THEN
-            v_outcome[v_ord] := 'type_mismatch';
+            outcome[v_ord] := 'type_mismatch';
         ELSIF v_current_version[v_at] <> p_expected_version[v_ord] THEN
-            v_outcome[v_ord] := 'version_conflict';
+            outcome[v_ord] := 'version_conflict';
         ELSE
             IF v_current_type[v_at] IS NULL THEN
                 v_current_type[v_at] := p_aggregate_type[v_ord];
             END IF;
             v_current_version[v_at] := v_current_version[v_at] + 1;
-            v_version[v_ord] := v_current_version[v_at];
+            version[v_ord] := v_current_version[v_at];
             v_head := v_head + 1;
-            v_position[v_ord] := v_head;
+            "position"[v_ord] := v_head;
             CONTINUE;
         END IF;
 
         v_settled := true;
-        v_actual_version[v_ord] := v_current_version[v_at];
-        v_actual_type[v_ord] := v_current_type[v_at];
+        actual_version[v_ord] := v_current_version[v_at];
+        actual_type[v_ord] := v_current_type[v_at];
         -- Take back what the earlier events of the request were given.
         v_head := v_request_position;
         FOR v_event IN v_request_start .. v_ord - 1 LOOP
-            v_at := v_slot[v_event];
+            v_at := p_slot[v_event];
             v_current_version[v_at] := v_current_version[v_at] - 1;
             IF v_current_version[v_at] = 0 AND v_stored_version[v_at] IS NULL THEN
                 v_current_type[v_at] := NULL;
             END IF;
-            v_version[v_event] := NULL;
-            v_position[v_event] := NULL;
+            version[v_event] := NULL;
+            "position"[v_event] := NULL;
         END LOOP;
     END LOOP;
 
     INSERT INTO aggregates AS a (partition_no, id, aggregate_type, current_version, created_at, updated_at)
     SELECT p_partition_no, p_aggregate_id[b.ord], v_current_type[b.ord], v_current_version[b.ord],
-           v_created_at, v_created_at
+           created_at, created_at
     FROM generate_series(1, v_count) AS b(ord)
-    WHERE v_slot[b.ord] = b.ord AND v_current_version[b.ord] > coalesce(v_stored_version[b.ord], 0)
+    WHERE p_slot[b.ord] = b.ord AND v_current_version[b.ord] > coalesce(v_stored_version[b.ord], 0)
     ON CONFLICT (partition_no, id)
     DO UPDATE SET current_version = excluded.current_version, updated_at = excluded.updated_at;
 
@@ -223,23 +201,10 @@ BEGIN
         partition_no, position, id, aggregate_id, aggregate_type, event_type, event_data, event_metadata, version,
         created_at
     )
-    SELECT p_partition_no, v_position[b.ord], p_id[b.ord], p_aggregate_id[b.ord], p_aggregate_type[b.ord],
-           p_event_type[b.ord], p_event_data[b.ord]::jsonb, p_event_metadata[b.ord]::jsonb, v_version[b.ord],
-           v_created_at
+    SELECT p_partition_no, "position"[b.ord], p_id[b.ord], p_aggregate_id[b.ord], p_aggregate_type[b.ord],
+           p_event_type[b.ord], p_event_data[b.ord]::jsonb, p_event_metadata[b.ord]::jsonb, version[b.ord],
+           created_at
     FROM generate_series(1, v_count) AS b(ord)
-    WHERE v_position[b.ord] IS NOT NULL;
-
-    RETURN QUERY
-    SELECT b.ord,
-           coalesce(v_outcome[b.ord], CASE WHEN v_position[b.ord] IS NULL THEN 'refused' ELSE 'appended' END),
-           CASE v_outcome[b.ord] WHEN 'duplicate' THEN v_known_position[b.ord] ELSE v_position[b.ord] END,
-           CASE v_outcome[b.ord] WHEN 'duplicate' THEN v_known_version[b.ord] ELSE v_version[b.ord] END,
-           CASE
-               WHEN v_outcome[b.ord] = 'duplicate' THEN v_known_created_at[b.ord]
-               WHEN v_position[b.ord] IS NOT NULL THEN v_created_at
-           END,
-           v_actual_version[b.ord],
-           v_actual_type[b.ord]
-    FROM generate_series(1, v_count) AS b(ord);
+    WHERE "position"[b.ord] IS NOT NULL;
 END;
 $$;

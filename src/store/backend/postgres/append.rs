@@ -1,5 +1,7 @@
 //! The statements that write the logs on PostgreSQL. Each is constant, so that each is planned once a session. Floor 2.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sea_orm::sqlx::{self, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -8,14 +10,14 @@ use super::while_running;
 use crate::{
     domain::{
         AggregateId, AggregateType, ExpectedPosition, ExpectedVersion, NewEntry, NewEvent,
-        Partition, Position, Version,
+        Partition, Position, Timestamp, Version,
         append::{AppendedEntry, AppendedEvent, Outcome, Refusal},
     },
     store::StoreError,
 };
 
 const APPEND_EVENTS: &str = "SELECT outcome, position, version, created_at, actual_version, actual_type \
-     FROM tidings_append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ORDER BY ord";
+     FROM tidings_append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 const APPEND_ENTRIES: &str = "SELECT outcome, position, entry_position, created_at, actual_position \
      FROM tidings_append_entries($1, $2, $3, $4, $5, $6, $7) ORDER BY ord";
@@ -46,9 +48,10 @@ pub(super) async fn events(
             ExpectedVersion::Exactly(version) => Some(version.0),
         })
         .collect();
-    let rows = sqlx::query(APPEND_EVENTS)
+    let row = sqlx::query(APPEND_EVENTS)
         .bind(partition.number())
         .bind(numbers)
+        .bind(slots(&aggregate_ids))
         .bind(ids)
         .bind(check_ids)
         .bind(aggregate_ids)
@@ -57,66 +60,116 @@ pub(super) async fn events(
         .bind(data)
         .bind(metadata)
         .bind(expected)
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await
         .map_err(while_running)?;
-    let mut rows = rows.iter();
+    let answer = EventsAnswer::read(&row).map_err(while_running)?;
+    let mut at = 0;
     requests
         .iter()
-        .map(|request| event_outcome(request, &mut rows).map_err(while_running))
+        .map(|request| {
+            let outcome = answer.outcome(request, at);
+            at += request.len();
+            outcome.map_err(while_running)
+        })
         .collect()
 }
 
-fn event_outcome<'a>(
-    request: &[NewEvent],
-    rows: &mut impl Iterator<Item = &'a PgRow>,
-) -> Result<Outcome<AppendedEvent>, sqlx::Error> {
-    let mut appended = Vec::with_capacity(request.len());
-    let mut duplicate = false;
-    let mut refusal = None;
-    for (index, event) in request.iter().enumerate() {
-        let row = rows.next().ok_or(sqlx::Error::RowNotFound)?;
-        match row.try_get::<&str, _>(0)? {
-            "appended" => appended.push(AppendedEvent {
-                position: Position(row.try_get(1)?),
-                version: Version(row.try_get(2)?),
-                created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
-            }),
-            "duplicate" => duplicate = true,
-            "id_reused" => {
-                refusal = Some(Refusal::IdReused {
-                    index,
-                    id: event.id,
-                })
-            }
-            "type_mismatch" => {
-                let expected = event.aggregate_type.clone();
-                let actual = AggregateType::stored(row.try_get(5)?);
-                refusal = Some(Refusal::TypeMismatch {
-                    index,
-                    expected,
-                    actual,
-                });
-            }
-            "version_conflict" => {
-                let ExpectedVersion::Exactly(expected) = event.expected_version else {
-                    return Err(unknown_outcome("version_conflict"));
-                };
-                refusal = Some(Refusal::VersionConflict {
-                    index,
-                    expected,
-                    actual: Version(row.try_get(4)?),
-                });
-            }
-            "refused" => {}
-            other => return Err(unknown_outcome(other)),
-        }
+/// For each event the place in the batch, from 1, of the first event of the same aggregate.
+fn slots(aggregate_ids: &[Uuid]) -> Vec<i32> {
+    let mut first: HashMap<Uuid, i32> = HashMap::with_capacity(aggregate_ids.len());
+    (1..)
+        .zip(aggregate_ids)
+        .map(|(place, id)| *first.entry(*id).or_insert(place))
+        .collect()
+}
+
+/// The function's answer: an array for each column, which may end early.
+struct EventsAnswer {
+    outcomes: Vec<Option<String>>,
+    positions: Vec<Option<i64>>,
+    versions: Vec<Option<i32>>,
+    created_at: Timestamp,
+    actual_versions: Vec<Option<i32>>,
+    actual_types: Vec<Option<String>>,
+}
+
+impl EventsAnswer {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            outcomes: row.try_get::<Option<_>, _>(0)?.unwrap_or_default(),
+            positions: row.try_get(1)?,
+            versions: row.try_get(2)?,
+            created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
+            actual_versions: row.try_get::<Option<_>, _>(4)?.unwrap_or_default(),
+            actual_types: row.try_get::<Option<_>, _>(5)?.unwrap_or_default(),
+        })
     }
-    Ok(match refusal {
-        Some(refusal) => Outcome::Refused(refusal),
-        None if duplicate => Outcome::Duplicate,
-        None => Outcome::Appended(appended),
-    })
+
+    /// What became of a request whose first event is at place `start` of the batch.
+    fn outcome(
+        &self,
+        request: &[NewEvent],
+        start: usize,
+    ) -> Result<Outcome<AppendedEvent>, sqlx::Error> {
+        let mut appended = Vec::with_capacity(request.len());
+        let mut duplicate = false;
+        let mut refusal = None;
+        for (index, event) in request.iter().enumerate() {
+            let at = start + index;
+            match (
+                element(&self.outcomes, at).as_deref(),
+                element(&self.positions, at),
+            ) {
+                (None, Some(position)) => appended.push(AppendedEvent {
+                    position: Position(position),
+                    version: Version(
+                        element(&self.versions, at).ok_or_else(|| unknown_outcome("no version"))?,
+                    ),
+                    created_at: self.created_at,
+                }),
+                (None, None) => {}
+                (Some("duplicate"), _) => duplicate = true,
+                (Some(reason), _) => refusal = Some(self.refusal(reason, index, event, at)?),
+            }
+        }
+        Ok(match refusal {
+            Some(refusal) => Outcome::Refused(refusal),
+            None if duplicate => Outcome::Duplicate,
+            None => Outcome::Appended(appended),
+        })
+    }
+
+    fn refusal(
+        &self,
+        reason: &str,
+        index: usize,
+        event: &NewEvent,
+        at: usize,
+    ) -> Result<Refusal, sqlx::Error> {
+        let missing = || unknown_outcome(reason);
+        Ok(match (reason, event.expected_version) {
+            ("id_reused", _) => Refusal::IdReused {
+                index,
+                id: event.id,
+            },
+            ("type_mismatch", _) => Refusal::TypeMismatch {
+                index,
+                expected: event.aggregate_type.clone(),
+                actual: AggregateType::stored(element(&self.actual_types, at).ok_or_else(missing)?),
+            },
+            ("version_conflict", ExpectedVersion::Exactly(expected)) => Refusal::VersionConflict {
+                index,
+                expected,
+                actual: Version(element(&self.actual_versions, at).ok_or_else(missing)?),
+            },
+            _ => return Err(missing()),
+        })
+    }
+}
+
+fn element<T: Clone>(array: &[Option<T>], at: usize) -> Option<T> {
+    array.get(at).cloned().flatten()
 }
 
 /// Appends a batch of entries by one call of the function that SQL clients use too.
