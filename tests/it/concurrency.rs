@@ -285,7 +285,7 @@ async fn append_by_sql(
     let mut transaction = connection.begin().await?;
     for (partition, aggregate) in places {
         sqlx::query(
-            "SELECT outcome FROM tidings_append_events($1, '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
+            "SELECT outcome FROM tidings_append_events($1, '{1}', '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
              '{load}', '{counted}', ARRAY['{}'], ARRAY['{}'], ARRAY[NULL::int])",
         )
         .bind(partition)

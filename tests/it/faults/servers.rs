@@ -129,8 +129,8 @@ async fn append_by_sql(database_url: &str, count: usize) {
     for _ in 0..count {
         let aggregate = Uuid::new_v4();
         let partition = partitions.of_aggregate(AggregateId(aggregate)).number();
-        let outcome: String = sqlx::query_scalar(
-            "SELECT outcome FROM tidings_append_events($1, '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
+        let version: i32 = sqlx::query_scalar(
+            "SELECT version[1] FROM tidings_append_events($1, '{1}', '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
              '{load}', '{counted}', ARRAY['{}'], ARRAY['{}'], ARRAY[NULL::int])",
         )
         .bind(partition)
@@ -138,7 +138,7 @@ async fn append_by_sql(database_url: &str, count: usize) {
         .fetch_one(&mut connection)
         .await
         .unwrap();
-        assert_eq!(outcome, "appended");
+        assert_eq!(version, 1);
         let outcome: String = sqlx::query_scalar(
             "SELECT outcome FROM tidings_append_entries($1, ARRAY[$2], ARRAY[gen_random_uuid()], '{counted}', \
              ARRAY['{}'], ARRAY[NULL::smallint], ARRAY[NULL::bigint])",
