@@ -225,7 +225,9 @@ async fn each_request_of_a_batch_gets_its_own_outcome(engine: Engine, partitions
     let (store, partition) = (server.app.store(), Partition(0));
     let (one, two, new) = (aggregate_in(0), aggregate_in(0), aggregate_in(0));
     let known = event(one, "kind", None);
-    let first = store.append_events(partition, &[&[known.clone()]]).await;
+    let first = store
+        .append_events(partition, &[std::slice::from_ref(&known)])
+        .await;
     assert!(matches!(first.unwrap()[..], [Outcome::Appended(_)]));
 
     let reused = domain::NewEvent {
