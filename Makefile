@@ -50,6 +50,7 @@ bench: ## the server beside pgbench on this machine, about ten minutes
 	@scripts/setup postgres
 	$(CARGO) bench --bench load -- $(ARGS)
 
-soak: ## the load of the benchmark for an hour, without the comparison: SECONDS_EACH=3600
+soak: ## ten times the rounds of the fault tests, then the load of the benchmark for an hour: SECONDS_EACH=3600
 	@scripts/setup postgres
+	TIDINGS_LONG=1 $(CARGO) nextest run --test it faults::
 	$(CARGO) bench --bench load -- soak --seconds $${SECONDS_EACH:-3600} --rounds 1 $(ARGS)

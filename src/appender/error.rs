@@ -21,6 +21,8 @@ pub enum Reason {
     TimedOut,
     /// The database cannot be reached, or the connection was lost.
     Database,
+    /// The database has no room left, or no resources.
+    Exhausted,
     /// Somebody else holds the partition's lock.
     Locked,
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Reason {
             Self::Stopping => "the server is stopping",
             Self::TimedOut => "the database did not answer in time",
             Self::Database => "the database cannot be reached",
+            Self::Exhausted => "the database has no room or no resources left",
             Self::Locked => "another client of the database holds the partition's lock",
         })
     }
@@ -95,10 +98,10 @@ impl AppendError {
         if !error.is_passing() {
             return Self::Failed(error);
         }
-        let reason = if matches!(*error, StoreError::LockTimeout(_)) {
-            Reason::Locked
-        } else {
-            Reason::Database
+        let reason = match *error {
+            StoreError::LockTimeout(_) => Reason::Locked,
+            StoreError::Exhausted(_) => Reason::Exhausted,
+            _ => Reason::Database,
         };
         if error.is_outcome_unknown() {
             return Self::Unavailable {

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use serde_json::json;
-use tidings::domain::{AggregateId, PartitionCount};
+use tidings::domain::append::{Outcome, Refusal};
+use tidings::domain::{
+    self, AggregateId, AggregateType, EventId, EventType, ExpectedPosition, ExpectedVersion, Json,
+    Partition, Position, StreamName, Version,
+};
 use uuid::Uuid;
 
 use crate::support::client::{Client, Failure};
 use crate::support::in_process::{Database, Engine, TestServer};
-use crate::support::load::{Append, Load, NewEvent, Told, mixed};
+use crate::support::load::{Append, Load, NewEvent, Told, aggregate_in, mixed};
 use crate::support::log::StoredLog;
 use crate::support::on_every_database;
 
@@ -26,6 +30,8 @@ on_every_database!(
     repeats_of_an_id_at_once_append_one_event,
     repeats_of_an_id_at_once_append_one_entry,
     appends_over_several_aggregates_go_on_beside_single_ones,
+    each_request_of_a_batch_gets_its_own_outcome,
+    each_entry_of_a_batch_gets_its_own_outcome,
 );
 
 async fn start(engine: Engine, partitions: u8) -> TestServer {
@@ -198,6 +204,132 @@ async fn appends_over_several_aggregates_go_on_beside_single_ones(engine: Engine
     assert_eq!(log.partitions_with_events(), usize::from(partitions));
 }
 
+fn event(aggregate: Uuid, aggregate_type: &str, expected: Option<i32>) -> domain::NewEvent {
+    domain::NewEvent {
+        id: EventId(Uuid::new_v4()),
+        id_is_given: true,
+        aggregate_id: AggregateId(aggregate),
+        aggregate_type: AggregateType::new(aggregate_type).unwrap(),
+        event_type: EventType::new("happened").unwrap(),
+        data: Json::empty_object(),
+        metadata: Json::empty_object(),
+        expected_version: expected.map_or(ExpectedVersion::Any, |version| {
+            ExpectedVersion::Exactly(Version(version))
+        }),
+    }
+}
+
+/// What a batch of the appender comes to, which forms by chance: refusals of every kind beside what is appended.
+async fn each_request_of_a_batch_gets_its_own_outcome(engine: Engine, partitions: u8) {
+    let server = start(engine, partitions).await;
+    let (store, partition) = (server.app.store(), Partition(0));
+    let (one, two, new) = (aggregate_in(0), aggregate_in(0), aggregate_in(0));
+    let known = event(one, "kind", None);
+    let first = store
+        .append_events(partition, &[std::slice::from_ref(&known)])
+        .await;
+    assert!(matches!(first.unwrap()[..], [Outcome::Appended(_)]));
+
+    let reused = domain::NewEvent {
+        event_type: EventType::new("happened_otherwise").unwrap(),
+        ..known.clone()
+    };
+    let requests = [
+        vec![event(one, "kind", None), event(two, "kind", Some(0))],
+        vec![event(one, "kind", Some(2)), event(two, "kind", Some(0))],
+        vec![event(one, "kind", Some(2))],
+        vec![event(one, "other", None)],
+        vec![known.clone()],
+        vec![event(new, "kind", None), event(new, "other", None)],
+        vec![reused],
+        vec![event(new, "other", Some(0))],
+    ];
+    let requests: Vec<&[domain::NewEvent]> = requests.iter().map(Vec::as_slice).collect();
+    let outcomes = store.append_events(partition, &requests).await.unwrap();
+    let described: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Appended(events) => events
+                .iter()
+                .map(|event| format!("{} at {}", event.version, event.position))
+                .collect::<Vec<_>>()
+                .join(", "),
+            Outcome::Duplicate => "duplicate".to_owned(),
+            Outcome::Refused(Refusal::IdReused { index, .. }) => format!("{index}: id reused"),
+            Outcome::Refused(refusal) => refusal.to_string(),
+        })
+        .collect();
+    assert_eq!(
+        described,
+        [
+            "2 at 2, 1 at 3",
+            "the aggregate is at version 1, not 0",
+            "3 at 4",
+            "the aggregate is a kind, not a other",
+            "duplicate",
+            "the aggregate is a kind, not a other",
+            "0: id reused",
+            "1 at 5",
+        ]
+    );
+    let log = StoredLog::read_whole(&server.database.url()).await;
+    assert_eq!(log.events.len(), 5);
+}
+
+async fn each_entry_of_a_batch_gets_its_own_outcome(engine: Engine, partitions: u8) {
+    let server = start(engine, partitions).await;
+    let store = server.app.store();
+    let stream_name = StreamName::new("stream").unwrap();
+    let partition = store.partitions().of_stream(&stream_name);
+    let entry = |expected: Option<i64>| domain::NewEntry {
+        stream_name: stream_name.clone(),
+        event_id: EventId(Uuid::new_v4()),
+        event_type: EventType::new("happened").unwrap(),
+        data: Json::empty_object(),
+        expected_position: expected.map_or(ExpectedPosition::Any, |position| {
+            ExpectedPosition::Exactly(Position(position))
+        }),
+    };
+    let known = entry(Some(0));
+    let first = store.append_entries(partition, &[&known]).await.unwrap();
+    assert!(matches!(first[..], [Outcome::Appended(_)]));
+    let reused = domain::NewEntry {
+        event_type: EventType::new("happened_otherwise").unwrap(),
+        ..known.clone()
+    };
+    let entries = [
+        entry(None),
+        entry(Some(1)),
+        known,
+        entry(Some(2)),
+        reused,
+        entry(None),
+    ];
+    let entries: Vec<&domain::NewEntry> = entries.iter().collect();
+    let outcomes = store.append_entries(partition, &entries).await.unwrap();
+    let described: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Appended(entries) => entries[0].position.to_string(),
+            Outcome::Duplicate => "duplicate".to_owned(),
+            Outcome::Refused(Refusal::IdReused { .. }) => "id reused".to_owned(),
+            Outcome::Refused(refusal) => refusal.to_string(),
+        })
+        .collect();
+    assert_eq!(
+        described,
+        [
+            "2",
+            "the stream is at position 2, not 1",
+            "duplicate",
+            "3",
+            "id reused",
+            "4",
+        ]
+    );
+    StoredLog::read_whole(&server.database.url()).await;
+}
+
 /// SQL clients that append to two partitions in one transaction, half of them in the other order, and the server's own
 /// appends over both: these deadlock all the time, and PostgreSQL ends one of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,13 +346,7 @@ async fn no_append_of_the_server_is_lost_to_a_deadlock_with_sql_clients() {
     server.stop().await;
     let server = TestServer::on(database, |config| config.database.max_connections = 10).await;
 
-    let partitions = PartitionCount::new(4).unwrap();
-    let in_partition = |partition: usize| {
-        let mut ids = std::iter::repeat_with(Uuid::new_v4);
-        ids.find(|id| partitions.of_aggregate(AggregateId(*id)).index() == partition)
-            .unwrap()
-    };
-    let (low, high) = (in_partition(1), in_partition(2));
+    let (low, high) = (aggregate_in(1), aggregate_in(2));
     let load = Load::start(&server.client(), 12, move |writer, call| {
         let data = json!({ "writer": writer, "call": call });
         let (low, high) = (
@@ -292,7 +418,7 @@ async fn append_by_sql(
     let mut transaction = connection.begin().await?;
     for (partition, aggregate) in places {
         sqlx::query(
-            "SELECT outcome FROM tidings_append_events($1, '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
+            "SELECT outcome FROM tidings_append_events($1, '{1}', '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
              '{load}', '{counted}', ARRAY['{}'], ARRAY['{}'], ARRAY[NULL::int])",
         )
         .bind(partition)

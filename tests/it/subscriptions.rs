@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::support::client::Client;
 use crate::support::follow::{Filter, Follow, Follower, Manner};
 use crate::support::in_process::{self, Database, Engine};
-use crate::support::load::{Append, Ledger, Load, NewEvent};
+use crate::support::load::{Append, Ledger, Load, NewEvent, aggregate_in};
 use crate::support::log::StoredLog;
 use crate::support::server::TestServer;
 
@@ -230,7 +230,7 @@ async fn subscribe_while_writers_append(engine: Engine, partitions: u8) {
         .arguments(["--tail-window-bytes", "1MiB"])
         .start();
     let client = Client::new(&server);
-    let aggregates: Vec<Uuid> = (0..16).map(|_| Uuid::new_v4()).collect();
+    let aggregates: Vec<Uuid> = (0..16).map(|number| aggregate_in(number % 4)).collect();
     let mut ledger = Ledger::default();
     append(&client, &aggregates, true, &mut ledger).await;
 

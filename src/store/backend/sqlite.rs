@@ -132,6 +132,15 @@ fn not_acquired(error: sqlx::Error) -> StoreError {
     StoreError::Unreachable(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
 }
 
+/// A fault at the beginning of a transaction: the database's own, or that there is no connection.
+fn not_begun(error: sqlx::Error) -> StoreError {
+    if matches!(error, sqlx::Error::Database(_)) {
+        while_running(error)
+    } else {
+        not_acquired(error)
+    }
+}
+
 fn while_running(error: sqlx::Error) -> StoreError {
     classify(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))))
 }
@@ -289,10 +298,17 @@ impl Backend for Sqlite {
 impl Sqlite {
     /// Begins a transaction that may write: taken at once, so that what it read stays true until the commit.
     async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
-        self.writer
-            .get_sqlite_connection_pool()
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(not_acquired)
+        const BEGIN: &str = "BEGIN IMMEDIATE";
+        let pool = self.writer.get_sqlite_connection_pool();
+        match pool.begin_with(BEGIN).await {
+            // A full disk or a failed write makes SQLite undo a transaction by itself. The driver's own ROLLBACK finds none
+            // then, and it takes the transaction for open ever after: such a connection is of no more use.
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                let spoilt = pool.acquire().await.map_err(not_acquired)?;
+                spoilt.close().await.map_err(not_acquired)?;
+                pool.begin_with(BEGIN).await.map_err(not_begun)
+            }
+            begun => begun.map_err(not_begun),
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! What happens to appends and subscriptions when the server, its database, its clients or its disk fail.
 
+mod disk;
 mod kill;
 mod outage;
+mod servers;
+mod stop;
 
 use std::sync::Arc;
 

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use serde_json::json;
-use tidings::domain::{AggregateId, PartitionCount};
 use uuid::Uuid;
 
 use super::*;
-use crate::support::load::{Append, NewEvent};
+use crate::support::load::{Append, NewEvent, aggregate_in};
 use crate::support::postgres::Cluster;
 
 /// A server on a cluster that this test may stop, with time-outs that keep the test short.
@@ -61,14 +60,7 @@ async fn a_server_recovers_by_itself_from_a_crash_of_postgres() {
 
 /// An aggregate in each of four partitions.
 fn aggregates() -> Vec<Uuid> {
-    let partitions = PartitionCount::new(4).unwrap();
-    (0..4)
-        .map(|partition| {
-            let mut ids = std::iter::repeat_with(Uuid::new_v4);
-            ids.find(|id| partitions.of_aggregate(AggregateId(*id)).index() == partition)
-                .unwrap()
-        })
-        .collect()
+    (0..4).map(aggregate_in).collect()
 }
 
 /// Writers 0, 4, 8 … append to the aggregate of partition 0, and so on.

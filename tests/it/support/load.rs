@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidings::domain::{AggregateId, PartitionCount};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -495,7 +496,7 @@ fn lock(ledger: &Mutex<Ledger>) -> std::sync::MutexGuard<'_, Ledger> {
 /// Appends of every kind, over a few aggregates and streams, so that writers meet: single events, several events over two
 /// aggregates, and stream entries.
 pub fn mixed() -> impl Fn(usize, usize) -> Append + Send + Sync + 'static {
-    let aggregates: Vec<Uuid> = (0..16).map(|_| Uuid::new_v4()).collect();
+    let aggregates: Vec<Uuid> = (0..16).map(|number| aggregate_in(number % 4)).collect();
     move |writer, call| {
         let aggregate = |step: usize| aggregates[(writer + call + step) % aggregates.len()];
         let data = json!({ "writer": writer, "call": call, "text": "x".repeat(100) });
@@ -509,4 +510,12 @@ pub fn mixed() -> impl Fn(usize, usize) -> Append + Send + Sync + 'static {
             _ => Append::Event(NewEvent::new(aggregate(0), data)),
         }
     }
+}
+
+/// A new aggregate in one of four partitions (and in the only one where there is one).
+pub fn aggregate_in(partition: usize) -> Uuid {
+    let partitions = PartitionCount::new(4).expect("there can be four partitions");
+    let mut ids = std::iter::repeat_with(Uuid::new_v4);
+    ids.find(|id| partitions.of_aggregate(AggregateId(*id)).index() == partition)
+        .expect("there is no end of ids")
 }

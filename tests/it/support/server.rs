@@ -24,6 +24,7 @@ pub struct TestServer {
 struct Options {
     database_url: String,
     arguments: Vec<String>,
+    ignores_file_limit: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -40,6 +41,12 @@ impl TestServerBuilder {
         self.0
             .arguments
             .extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Lets writes past the limit of a file's size (RLIMIT_FSIZE) fail, where the signal would end the process otherwise.
+    pub fn ignore_file_limit(mut self) -> Self {
+        self.0.ignores_file_limit = true;
         self
     }
 
@@ -79,6 +86,7 @@ impl TestServer {
         TestServerBuilder(Options {
             database_url: database_url.to_owned(),
             arguments: Vec::new(),
+            ignores_file_limit: false,
             environment: Vec::new(),
         })
     }
@@ -145,9 +153,14 @@ impl TestServer {
 
     /// Asks it to stop, without waiting.
     pub fn sigterm(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
         // A builtin of the shell: the standard library sends no signal but SIGKILL, and /bin/kill need not be there.
         let status = Command::new("/bin/sh")
-            .args(["-c", &format!("kill -TERM {}", self.pid())])
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
             .status();
         assert!(
             status.expect("/bin/sh starts").success(),
@@ -163,6 +176,15 @@ impl TestServer {
     /// Where it has not ended within `limit`.
     pub fn sigterm_and_wait(&mut self, limit: Duration) -> ExitStatus {
         self.sigterm();
+        self.wait(limit)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// Where it has not ended within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -170,7 +192,7 @@ impl TestServer {
             }
             assert!(
                 asked.elapsed() < limit,
-                "the server still runs {limit:?} after SIGTERM:\n{}",
+                "the server still runs {limit:?} after it was asked to stop:\n{}",
                 self.output()
             );
             std::thread::sleep(PAUSE);
@@ -253,7 +275,15 @@ impl Drop for TestServer {
 
 impl Options {
     fn command(&self, port: u16) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+        let binary = env!("CARGO_BIN_EXE_tidings");
+        let mut command = if self.ignores_file_limit {
+            // The standard library cannot set how a signal is taken, the shell can.
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", binary]);
+            shell
+        } else {
+            Command::new(binary)
+        };
         for (name, _) in std::env::vars_os() {
             let is_ours = |name: &str| {
                 name.starts_with("TIDINGS_") || name == "DATABASE_URL" || name == "RUST_LOG"

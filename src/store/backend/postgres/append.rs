@@ -136,7 +136,8 @@ impl EventsAnswer {
         Ok(match refusal {
             Some(refusal) => Outcome::Refused(refusal),
             None if duplicate => Outcome::Duplicate,
-            None => Outcome::Appended(appended),
+            None if appended.len() == request.len() => Outcome::Appended(appended),
+            None => return Err(unknown_outcome("nothing")),
         })
     }
 

@@ -1,0 +1,153 @@
+//! Several servers on one PostgreSQL, and SQL clients beside them.
+
+use std::time::Duration;
+
+use sea_orm::sqlx::{self, Connection, PgConnection};
+use serde_json::json;
+use tidings::domain::{AggregateId, PartitionCount};
+use uuid::Uuid;
+
+use super::*;
+use crate::support::load::{Append, NewEvent};
+use crate::support::postgres::Cluster;
+
+/// Ends every session that waits at the doorbell, again and again, until it is dropped.
+struct NoDoorbell {
+    ended: tokio::sync::watch::Receiver<i64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl NoDoorbell {
+    fn begin(database_url: &str) -> NoDoorbell {
+        let url = database_url.to_owned();
+        let (told, ended) = tokio::sync::watch::channel(0);
+        let task = tokio::spawn(async move {
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            loop {
+                let count: i64 = sqlx::query_scalar(
+                    "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+                )
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+                told.send_modify(|ended| *ended += count);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        NoDoorbell { ended, task }
+    }
+}
+
+impl Drop for NoDoorbell {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_of_one_server_are_given_what_is_appended_through_others_and_by_sql() {
+    follow_what_others_append(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_miss_nothing_while_the_doorbell_is_out_of_order() {
+    follow_what_others_append(true).await;
+}
+
+async fn follow_what_others_append(without_doorbell: bool) {
+    const CALLS: usize = 40;
+    const BY_SQL: usize = 100;
+    let database = Cluster::shared().create_database();
+    let near = TestServer::on(&database.url)
+        .arguments(["--partitions", "4"])
+        .start();
+    let far = TestServer::start(&database.url);
+    let no_doorbell = without_doorbell.then(|| NoDoorbell::begin(&database.url));
+    if let Some(no_doorbell) = &no_doorbell {
+        let mut ended = no_doorbell.ended.clone();
+        let ended = ended.wait_for(|ended| *ended >= 2);
+        tokio::time::timeout(Duration::from_secs(30), ended)
+            .await
+            .expect("there is a doorbell to put out of order")
+            .unwrap();
+    }
+    let followers = follow_the_load(&near.ws_url(), false);
+
+    let next = Arc::new(mixed());
+    let loads = [&near, &far].map(|server| {
+        let next = next.clone();
+        Load::start_until(&Client::new(server), WRITERS, move |writer, call| {
+            (call < CALLS).then(|| next(writer, call))
+        })
+    });
+    append_by_sql(&database.url, BY_SQL).await;
+    let mut ledger = Ledger::default();
+    for load in loads {
+        ledger.add(load.finish().await);
+    }
+    assert_eq!(
+        ledger.counts.acknowledged,
+        2 * WRITERS * CALLS,
+        "{:?} {:?}",
+        ledger.counts,
+        ledger.reasons
+    );
+
+    let log = StoredLog::read_whole(&database.url).await;
+    ledger.assert_kept_in(&log);
+    assert_eq!(
+        log.events.len() + log.entries.len(),
+        ledger.acknowledged.len() + 2 * BY_SQL
+    );
+    for follower in &followers {
+        follower.assert_was_given_all_of(&log).await;
+    }
+    assert!(followers[0].count() > BY_SQL);
+    if let Some(no_doorbell) = &no_doorbell {
+        let ended = *no_doorbell.ended.borrow();
+        println!("the doorbell was cut off {ended} times");
+        assert!(ended >= 4, "{ended}");
+    }
+    // When all is quiet, a single append through the other server or by SQL arrives too.
+    let last = Append::Event(NewEvent::new(Uuid::new_v4(), json!({})));
+    last.send_until_acknowledged(&Client::new(&far)).await;
+    append_by_sql(&database.url, 1).await;
+    let log = StoredLog::read_whole(&database.url).await;
+    for follower in &followers {
+        follower.assert_was_given_all_of(&log).await;
+    }
+}
+
+/// Events and entries as a SQL client appends them, one transaction each.
+async fn append_by_sql(database_url: &str, count: usize) {
+    let partitions = PartitionCount::new(4).unwrap();
+    let stream = "stream-3";
+    let name = tidings::domain::StreamName::new(stream).unwrap();
+    let stream_partition = partitions.of_stream(&name).number();
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    for _ in 0..count {
+        let aggregate = Uuid::new_v4();
+        let partition = partitions.of_aggregate(AggregateId(aggregate)).number();
+        let version: i32 = sqlx::query_scalar(
+            "SELECT version[1] FROM tidings_append_events($1, '{1}', '{1}', ARRAY[gen_random_uuid()], '{false}', ARRAY[$2], \
+             '{load}', '{counted}', ARRAY['{}'], ARRAY['{}'], ARRAY[NULL::int])",
+        )
+        .bind(partition)
+        .bind(aggregate)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+        assert_eq!(version, 1);
+        let outcome: String = sqlx::query_scalar(
+            "SELECT outcome FROM tidings_append_entries($1, ARRAY[$2], ARRAY[gen_random_uuid()], '{counted}', \
+             ARRAY['{}'], ARRAY[NULL::smallint], ARRAY[NULL::bigint])",
+        )
+        .bind(stream_partition)
+        .bind(stream)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+        assert_eq!(outcome, "appended");
+    }
+}
