@@ -193,15 +193,6 @@ BEGIN
         END LOOP;
     END LOOP;
 
-    -- An array begins where it was first written to, and drivers do not look at where that is: it has to begin at 1.
-    IF outcome IS NOT NULL THEN
-        outcome[1] := outcome[1];
-    END IF;
-    IF actual_version IS NOT NULL THEN
-        actual_version[1] := actual_version[1];
-        actual_type[1] := actual_type[1];
-    END IF;
-
     INSERT INTO aggregates AS a (partition_no, id, aggregate_type, current_version, created_at, updated_at)
     SELECT p_partition_no, p_aggregate_id[b.ord], v_current_type[b.ord], v_current_version[b.ord],
            created_at, created_at
