@@ -1,9 +1,9 @@
 //! The command line: what can be called, and what each call does. Floor 8.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::IsTerminal, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tidings::{
     app::App,
     config::{Config, Database, Log, LogFormat, unknown_variables},
@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 /// Whatever clients do, the server is gone after this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A GraphQL event store: append events, process commands, query read models, and subscribe to streams.
+/// A GraphQL event store: append events, query aggregates and streams, and subscribe to what happens.
 #[derive(Parser)]
 #[command(name = "tidings", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
@@ -63,7 +63,8 @@ pub fn run() -> anyhow::Result<()> {
         &Cli::command(),
         std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()),
     );
-    let cli = Cli::parse();
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if !unknown.is_empty() {
         bail!(
             "unknown environment variables: {} (`tidings serve --help` lists those that there are)",
@@ -93,6 +94,22 @@ pub fn run() -> anyhow::Result<()> {
     }
 }
 
+/// A variable that is set to nothing, as deployment files do, is one that is not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| {
+        let value = arg.get_env().and_then(std::env::var_os);
+        value.is_some_and(|value| value.is_empty())
+    };
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |command| {
+            command.mut_args(|arg| {
+                if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg }
+            })
+        })
+    })
+}
+
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -104,10 +121,29 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
     outcome
 }
 
+/// An error with its causes, each of which is said once: drivers repeat theirs.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// What the drivers tell is of use to those who ask for it.
+const DRIVERS: &str = "sqlx=error,sea_orm=warn,sea_orm_migration=warn";
+
 fn start_log(log: &Log) {
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{DRIVERS},{}", log.filter))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => lines.init(),
@@ -130,6 +166,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let graphql = Graphql::new(Arc::clone(&app), &config.limits);
     let server = http::serve(listener, graphql, Arc::clone(&app), &config)?;
     greet(&server, &app, &config);
+    tracing::info!(
+        address = %server.local_addr(),
+        database = app.describe_database(),
+        "ready"
+    );
 
     let stopping = server.stopping();
     let signal = tokio::select! {

@@ -68,7 +68,8 @@ pub struct Database {
     #[arg(long, env = "TIDINGS_PARTITIONS", value_name = "N")]
     pub partitions: Option<u8>,
 
-    /// Connections to the database at most
+    /// Connections to the database for reading, at most. On PostgreSQL each partition takes up to two more for writing, and
+    /// the doorbell between servers one
     #[arg(
         id = "database-connections",
         long = "database-connections",

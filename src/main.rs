@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tidings: {error:#}");
+            eprintln!("tidings: {}", cli::describe(&error));
             ExitCode::FAILURE
         }
     }

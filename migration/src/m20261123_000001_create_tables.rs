@@ -339,15 +339,13 @@ fn indexes() -> Vec<IndexCreateStatement> {
             "deliveries",
             &["partition_no", "handler_id", "status", "next_attempt_at"],
         ),
+        // Its whole name would be longer than PostgreSQL's names are.
         index(
             "deliveries",
-            &[
-                "partition_no",
-                "handler_id",
-                "aggregate_id",
-                "event_position",
-            ],
-        ),
+            &["partition_no", "handler_id", "aggregate_id", "event_position"],
+        )
+        .name("idx_deliveries_handler_id_aggregate_id_event_position")
+        .take(),
         index("event_metrics", &["created_at"]),
     ]
 }

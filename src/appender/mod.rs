@@ -144,6 +144,18 @@ impl Appender {
         if self.stopping.is_cancelled() {
             return Err(AppendError::stopping());
         }
+        let made = self.create_aggregate_untimed(id, aggregate_type);
+        match timeout(self.request_timeout, made).await {
+            Ok(answer) => answer,
+            Err(_) => Err(AppendError::timed_out(vec![EventId(id.0)])),
+        }
+    }
+
+    async fn create_aggregate_untimed(
+        &self,
+        id: AggregateId,
+        aggregate_type: &AggregateType,
+    ) -> Result<(Aggregate, bool), AppendError> {
         let mut giving_way = GivingWay::begin();
         loop {
             match self.store.create_aggregate(id, aggregate_type).await {

@@ -17,7 +17,7 @@ pub struct Limits {
     #[arg(long, env = "TIDINGS_MAX_REQUEST_BYTES", value_name = "SIZE", default_value = "16MiB", value_parser = parse_bytes)]
     pub max_request_bytes: usize,
 
-    /// Size of one event's data, as JSON
+    /// Size of one event's data, and of its metadata, as JSON
     #[arg(long, env = "TIDINGS_MAX_EVENT_BYTES", value_name = "SIZE", default_value = "1MiB", value_parser = parse_bytes)]
     pub max_event_bytes: usize,
 

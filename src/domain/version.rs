@@ -56,16 +56,6 @@ pub enum ExpectedVersion {
     Exactly(Version),
 }
 
-impl ExpectedVersion {
-    /// Whether an aggregate at `actual` meets it.
-    #[must_use]
-    pub fn is_met_by(self, actual: Version) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exactly(expected) => expected == actual,
-        }
-    }
-}
 
 /// The position that a stream must be at for an append to be accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,15 +65,4 @@ pub enum ExpectedPosition {
     Any,
     /// Just this one; 0 for an empty stream.
     Exactly(Position),
-}
-
-impl ExpectedPosition {
-    /// Whether a stream at `actual` meets it.
-    #[must_use]
-    pub fn is_met_by(self, actual: Position) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exactly(expected) => expected == actual,
-        }
-    }
 }

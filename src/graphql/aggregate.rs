@@ -25,6 +25,7 @@ use crate::{
 #[derive(Clone)]
 pub struct AggregateObject(pub(super) Aggregate);
 
+/// What has events and a version.
 #[Object(name = "Aggregate")]
 impl AggregateObject {
     /// Its id.
@@ -257,7 +258,8 @@ impl AggregateMutation {
                 aggregate_type.to_string(),
                 aggregate.aggregate_type.to_string(),
             );
-            return Err(ApiError::TypeMismatch { expected, actual }.into());
+            let field = "input.type".to_owned();
+            return Err(ApiError::TypeMismatch { field, expected, actual }.into());
         }
         Ok(CreateAggregatePayload {
             aggregate: Node(AggregateObject(aggregate)),

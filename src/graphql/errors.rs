@@ -27,7 +27,7 @@ pub(super) enum ApiError {
     /// A position above the newest one of the stream.
     PositionNotReached { head: i64 },
     /// The aggregate is of another type.
-    TypeMismatch { expected: String, actual: String },
+    TypeMismatch { field: String, expected: String, actual: String },
     /// The caller's role does not allow it.
     Forbidden { needed: Role },
     /// The append failed; `input` is the path of the list or object that it came in.
@@ -111,7 +111,7 @@ impl From<ApiError> for Error {
                     extensions.set("head", head)
                 })
             }
-            ApiError::TypeMismatch { expected, actual } => type_mismatch(&expected, &actual),
+            ApiError::TypeMismatch { field, expected, actual } => type_mismatch(&field, &expected, &actual),
             ApiError::Forbidden { needed } => {
                 let message = format!("this needs a token with the role {needed} or above");
                 coded(message, "FORBIDDEN", |_| {})
@@ -145,11 +145,12 @@ fn bad_user_input(field: &str, message: &str) -> Error {
     )
 }
 
-fn type_mismatch(expected: &str, actual: &str) -> Error {
+fn type_mismatch(field: &str, expected: &str, actual: &str) -> Error {
     let message = format!("the aggregate is of the type {actual}, not {expected}");
     coded(message, "AGGREGATE_TYPE_MISMATCH", |extensions| {
         extensions.set("expected", expected);
         extensions.set("actual", actual);
+        extensions.set("field", field);
     })
 }
 
@@ -180,9 +181,7 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
             index,
             expected,
             actual,
-        } => type_mismatch(expected.as_str(), actual.as_str()).extend_with(|_, extensions| {
-            extensions.set("field", of(index, "aggregateType"));
-        }),
+        } => type_mismatch(&of(index, "aggregateType"), expected.as_str(), actual.as_str()),
         Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", of(index, "id"));
         }),

@@ -35,6 +35,7 @@ const MAX_TYPES: usize = 1000;
 #[derive(Clone)]
 pub struct EventObject(pub(super) Arc<Event>);
 
+/// A fact that happened to one aggregate. Never changed after it was appended.
 #[Object(name = "Event")]
 impl EventObject {
     /// Its id. It makes an append idempotent.

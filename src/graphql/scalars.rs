@@ -12,6 +12,7 @@ use crate::domain::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UuidScalar(pub Uuid);
 
+/// A UUID in its hyphenated form.
 #[Scalar(name = "UUID")]
 impl ScalarType for UuidScalar {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -43,6 +44,7 @@ fn not_a_uuid() -> InputValueError<UuidScalar> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DateTimeScalar(pub Timestamp);
 
+/// An instant in UTC, RFC 3339 with microseconds: 2026-01-31T12:00:00.000000Z.
 #[Scalar(name = "DateTime")]
 impl ScalarType for DateTimeScalar {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -71,6 +73,8 @@ impl ScalarType for DateTimeScalar {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Long(pub i64);
 
+/// A whole number from 0 to 2^53 - 1, as a JSON number. As a position in a stream: 0 is before the first entry; entries count
+/// 1, 2, 3 … without a gap.
 #[Scalar]
 impl ScalarType for Long {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -106,6 +110,9 @@ impl From<Position> for Long {
 #[derive(Clone, Debug)]
 pub struct JsonScalar(pub Json);
 
+/// Any JSON value, sent and returned as JSON (never as a string that holds JSON). Numbers are 64-bit integers or doubles and come
+/// back equal in value; object keys may come back in another order, of equal keys the last counts. Refused: numbers beyond a
+/// double's range, lone surrogates, the character U+0000, more than 64 levels.
 #[Scalar(name = "JSON")]
 impl ScalarType for JsonScalar {
     fn parse(value: Value) -> InputValueResult<Self> {

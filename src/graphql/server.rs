@@ -13,6 +13,7 @@ use crate::{
 /// The server and its database.
 pub struct Server;
 
+/// The server and its database.
 #[Object]
 impl Server {
     /// The version of tidings.

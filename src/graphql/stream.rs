@@ -32,6 +32,7 @@ use crate::{
 #[derive(Clone)]
 pub struct StreamObject(Stream);
 
+/// A named log of entries, each at its own position.
 #[Object(name = "Stream")]
 impl StreamObject {
     /// Its name.
@@ -81,6 +82,7 @@ impl StreamObject {
 #[derive(Clone)]
 pub struct StreamEntry(Arc<Entry>);
 
+/// One entry of a stream.
 #[Object]
 impl StreamEntry {
     /// The stream.

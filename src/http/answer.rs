@@ -142,11 +142,23 @@ pub(super) fn complete_codes(response: &mut GraphqlResponse) {
     }
 }
 
+/// The status of a request that was refused: the client's fault, but where the server has no time for it.
+fn status_of(response: &GraphqlResponse) -> StatusCode {
+    let is_unavailable = |error: &ServerError| {
+        let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code"));
+        code == Some(&Value::from(UNAVAILABLE))
+    };
+    if response.errors.iter().any(is_unavailable) {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    StatusCode::BAD_REQUEST
+}
+
 /// The answer to an operation.
 pub(super) fn answer(media: Media, mut response: GraphqlResponse) -> Response<Body> {
     complete_codes(&mut response);
     let status = match media {
-        Media::GraphqlResponse if is_request_error(&response) => StatusCode::BAD_REQUEST,
+        Media::GraphqlResponse if is_request_error(&response) => status_of(&response),
         _ => StatusCode::OK,
     };
     json(status, media, &Answer::of(&response))

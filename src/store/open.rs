@@ -44,7 +44,7 @@ impl Store {
             backend.unlock_migrations().await.map_err(failed)?;
             migrated.and(settled)?;
         }
-        let pending = match Migrator::get_pending_migrations(connection).await {
+        let pending = match Migrator::get_pending_migrations_read_only(connection).await {
             Ok(pending) => pending.len(),
             // Without --migrate nothing makes the table that lists the migrations.
             Err(_) if !config.migrate => Migrator::migrations().len(),

@@ -11,7 +11,10 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
     Statement, Value,
     sea_query::{ArrayType, Expr, ExprTrait, SimpleExpr, extension::postgres::PgFunc},
-    sqlx,
+    sqlx::{
+        self, Connection,
+        postgres::{PgConnectOptions, PgConnection},
+    },
 };
 use uuid::Uuid;
 
@@ -48,6 +51,17 @@ impl Postgres {
             database: config.url.to_string(),
             source: classify(error),
         };
+        // A pool goes on trying and says only that it has waited: one connection says why it does not come about.
+        let probe = config.url.as_str().parse::<PgConnectOptions>();
+        let probe = match probe {
+            Ok(options) => PgConnection::connect_with(&options).await,
+            Err(error) => Err(error),
+        };
+        let probe = probe.map_err(|error| OpenError::Database {
+            database: config.url.to_string(),
+            source: not_acquired(error),
+        })?;
+        drop(probe.close().await);
         let pool = Database::connect(options(config, config.max_connections))
             .await
             .map_err(failed)?;
@@ -65,10 +79,10 @@ impl Postgres {
         let mut lazy = options(config, most);
         lazy.min_connections(0).connect_lazy(true);
         let writers = Database::connect(lazy).await.map_err(failed)?;
-        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(
-            config.url.as_str(),
-            pool.clone(),
-        ));
+        let mut lazy = options(config, 1);
+        lazy.min_connections(0).connect_lazy(true);
+        let listener = Database::connect(lazy).await.map_err(failed)?;
+        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(pool.clone(), listener));
         Ok(Self {
             events: Writers::new(&writers, MAX_PARTITIONS),
             entries: Writers::new(&writers, MAX_PARTITIONS),

@@ -14,16 +14,14 @@ use crate::store::StoreError;
 const CHANNEL: &str = "tidings";
 
 pub(super) struct PostgresDoorbell {
-    url: String,
     pool: DatabaseConnection,
+    /// Of one connection, for hearing.
+    listener: DatabaseConnection,
 }
 
 impl PostgresDoorbell {
-    pub(super) fn new(url: &str, pool: DatabaseConnection) -> Self {
-        Self {
-            url: url.to_owned(),
-            pool,
-        }
+    pub(super) fn new(pool: DatabaseConnection, listener: DatabaseConnection) -> Self {
+        Self { pool, listener }
     }
 }
 
@@ -43,7 +41,7 @@ impl Doorbell for PostgresDoorbell {
         &self,
         heard: &(dyn for<'r> Fn(&'r str) + Send + Sync),
     ) -> Result<Infallible, StoreError> {
-        let mut listener = PgListener::connect(&self.url).await.map_err(not_acquired)?;
+        let mut listener = PgListener::connect_with(self.listener.get_postgres_connection_pool()).await.map_err(not_acquired)?;
         listener.listen(CHANNEL).await.map_err(while_running)?;
         loop {
             // The driver connects again by itself and says so by an empty answer: what was rung meanwhile is lost.
