@@ -100,11 +100,18 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         let value = arg.get_env().and_then(std::env::var_os);
         value.is_some_and(|value| value.is_empty())
     };
-    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .collect();
     names.into_iter().fold(command, |command, name| {
         command.mut_subcommand(name, |command| {
             command.mut_args(|arg| {
-                if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg }
+                if is_empty(&arg) {
+                    arg.env(clap::builder::Resettable::Reset)
+                } else {
+                    arg
+                }
             })
         })
     })

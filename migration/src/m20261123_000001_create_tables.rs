@@ -342,7 +342,12 @@ fn indexes() -> Vec<IndexCreateStatement> {
         // Its whole name would be longer than PostgreSQL's names are.
         index(
             "deliveries",
-            &["partition_no", "handler_id", "aggregate_id", "event_position"],
+            &[
+                "partition_no",
+                "handler_id",
+                "aggregate_id",
+                "event_position",
+            ],
         )
         .name("idx_deliveries_handler_id_aggregate_id_event_position")
         .take(),

@@ -56,7 +56,6 @@ pub enum ExpectedVersion {
     Exactly(Version),
 }
 
-
 /// The position that a stream must be at for an append to be accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExpectedPosition {

@@ -259,7 +259,12 @@ impl AggregateMutation {
                 aggregate.aggregate_type.to_string(),
             );
             let field = "input.type".to_owned();
-            return Err(ApiError::TypeMismatch { field, expected, actual }.into());
+            return Err(ApiError::TypeMismatch {
+                field,
+                expected,
+                actual,
+            }
+            .into());
         }
         Ok(CreateAggregatePayload {
             aggregate: Node(AggregateObject(aggregate)),

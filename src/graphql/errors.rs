@@ -27,7 +27,11 @@ pub(super) enum ApiError {
     /// A position above the newest one of the stream.
     PositionNotReached { head: i64 },
     /// The aggregate is of another type.
-    TypeMismatch { field: String, expected: String, actual: String },
+    TypeMismatch {
+        field: String,
+        expected: String,
+        actual: String,
+    },
     /// The caller's role does not allow it.
     Forbidden { needed: Role },
     /// The append failed; `input` is the path of the list or object that it came in.
@@ -111,7 +115,11 @@ impl From<ApiError> for Error {
                     extensions.set("head", head)
                 })
             }
-            ApiError::TypeMismatch { field, expected, actual } => type_mismatch(&field, &expected, &actual),
+            ApiError::TypeMismatch {
+                field,
+                expected,
+                actual,
+            } => type_mismatch(&field, &expected, &actual),
             ApiError::Forbidden { needed } => {
                 let message = format!("this needs a token with the role {needed} or above");
                 coded(message, "FORBIDDEN", |_| {})
@@ -181,7 +189,11 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
             index,
             expected,
             actual,
-        } => type_mismatch(&of(index, "aggregateType"), expected.as_str(), actual.as_str()),
+        } => type_mismatch(
+            &of(index, "aggregateType"),
+            expected.as_str(),
+            actual.as_str(),
+        ),
         Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", of(index, "id"));
         }),

@@ -145,7 +145,10 @@ pub(super) fn complete_codes(response: &mut GraphqlResponse) {
 /// The status of a request that was refused: the client's fault, but where the server has no time for it.
 fn status_of(response: &GraphqlResponse) -> StatusCode {
     let is_unavailable = |error: &ServerError| {
-        let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code"));
+        let code = error
+            .extensions
+            .as_ref()
+            .and_then(|extensions| extensions.get("code"));
         code == Some(&Value::from(UNAVAILABLE))
     };
     if response.errors.iter().any(is_unavailable) {

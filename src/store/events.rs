@@ -151,7 +151,7 @@ impl Store {
              FROM ranges r JOIN events e \
              ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high",
         );
-        let backend = self.backend.readers().get_database_backend();
+        let backend = self.backend.dialect();
         let rows = self
             .read(Statement::from_sql_and_values(backend, sql, values))
             .await?;

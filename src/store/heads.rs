@@ -32,7 +32,7 @@ impl Store {
              CAST(COALESCE((SELECT MAX(entry_position) FROM event_streams WHERE partition_no = no), 0) AS bigint) \
              FROM partitions ORDER BY no",
         );
-        let backend = self.backend.readers().get_database_backend();
+        let backend = self.backend.dialect();
         let mut heads = Heads::default();
         for row in self.read(Statement::from_string(backend, sql)).await? {
             let mut row = Row::of(&row);

@@ -14,7 +14,7 @@ mod streams;
 
 use std::{sync::Arc, time::Duration};
 
-use sea_orm::{ConnectionTrait, QueryResult, Statement, sea_query::SelectStatement};
+use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 
 use backend::Backend;
 pub use backend::Doorbell;
@@ -72,9 +72,9 @@ impl Store {
     /// # Errors
     /// When it gives none within `time_out`.
     pub async fn ping(&self, time_out: Duration) -> Result<(), StoreError> {
-        match tokio::time::timeout(time_out, self.backend.readers().ping()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.backend.classify(error)),
+        let sign = Statement::from_string(self.backend.dialect(), "SELECT 1");
+        match tokio::time::timeout(time_out, self.backend.read(sign)).await {
+            Ok(answer) => answer.map(drop),
             Err(_) => Err(StoreError::Unreachable(sea_orm::DbErr::ConnectionAcquire(
                 sea_orm::ConnAcquireErr::Timeout,
             ))),
@@ -88,24 +88,15 @@ impl Store {
 
     /// Reads rows. A pooled connection may have died while nobody used it, so a lost one is tried once again.
     async fn select(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, StoreError> {
-        self.read(self.backend.readers().get_database_backend().build(select))
-            .await
+        self.read(self.backend.dialect().build(select)).await
     }
 
     async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
         self.statements
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        match self.read_once(statement.clone()).await {
-            Err(StoreError::ConnectionLost(_)) => self.read_once(statement).await,
+        match self.backend.read(statement.clone()).await {
+            Err(StoreError::ConnectionLost(_)) => self.backend.read(statement).await,
             answer => answer,
         }
-    }
-
-    async fn read_once(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
-        self.backend
-            .readers()
-            .query_all_raw(statement)
-            .await
-            .map_err(|error| self.backend.classify(error))
     }
 }

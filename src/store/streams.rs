@@ -208,7 +208,7 @@ impl Store {
              FROM ranges r JOIN event_streams s \
              ON s.partition_no = r.no AND s.stream_name = r.name AND s.position BETWEEN r.low AND r.high",
         );
-        let backend = self.backend.readers().get_database_backend();
+        let backend = self.backend.dialect();
         let rows = self
             .read(Statement::from_sql_and_values(backend, sql, values))
             .await?;

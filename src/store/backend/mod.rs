@@ -1,5 +1,6 @@
 //! What the two databases do differently, with the same hooks in both: the only place that knows which one it is. Floor 2.
 
+mod kept;
 mod postgres;
 mod sqlite;
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    DatabaseConnection, DbErr, Value,
+    DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value,
     sea_query::{Expr, SimpleExpr},
 };
 use uuid::Uuid;
@@ -27,8 +28,11 @@ pub(super) trait Backend: Send + Sync {
     /// The database's name in the API.
     fn kind(&self) -> &'static str;
 
-    /// The pool for reading.
-    fn readers(&self) -> &DatabaseConnection;
+    /// The dialect that statements are written in.
+    fn dialect(&self) -> DbBackend;
+
+    /// Runs a statement that reads.
+    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError>;
 
     /// The connection for migrating; all of its statements use the same session.
     fn migrator(&self) -> &DatabaseConnection;

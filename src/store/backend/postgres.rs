@@ -2,24 +2,26 @@
 
 mod append;
 mod doorbell;
-mod writers;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
-    Statement, Value,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult,
+    RuntimeErr, Statement, Value, Values,
     sea_query::{ArrayType, Expr, ExprTrait, SimpleExpr, extension::postgres::PgFunc},
     sqlx::{
-        self, Connection,
+        self, AssertSqlSafe, Connection,
         postgres::{PgConnectOptions, PgConnection},
     },
 };
+use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 
-use self::writers::Writers;
-use super::{Backend, Doorbell, Fault};
+use super::{
+    Backend, Doorbell, Fault,
+    kept::{Kept, is_answer},
+};
 use crate::{
     config,
     domain::{
@@ -34,13 +36,12 @@ const MIGRATION_LOCK: i64 = 0x7469_6469_6e67_7301;
 /// A connection that nobody used for this long is asked for a sign of life before it is used again.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
 const OLDEST_VERSION: i32 = 150_000;
-const MAX_PARTITIONS: usize = 16;
+/// Each of 16 partitions writes to two logs at a time, and some appends go over several partitions.
+const MAX_WRITERS: u32 = 40;
 
 pub(super) struct Postgres {
-    pool: DatabaseConnection,
-    writers: DatabaseConnection,
-    events: Writers,
-    entries: Writers,
+    readers: Arc<Kept<sqlx::Postgres>>,
+    writers: Kept<sqlx::Postgres>,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
 }
@@ -74,23 +75,38 @@ impl Postgres {
         let migrator = Database::connect(options(config, 1))
             .await
             .map_err(failed)?;
-        // Each partition keeps one connection for each of two logs.
-        let most = u32::try_from(MAX_PARTITIONS * 2).unwrap_or(u32::MAX);
-        let mut lazy = options(config, most);
-        lazy.min_connections(0).connect_lazy(true);
-        let writers = Database::connect(lazy).await.map_err(failed)?;
-        let mut lazy = options(config, 1);
-        lazy.min_connections(0).connect_lazy(true);
-        let listener = Database::connect(lazy).await.map_err(failed)?;
-        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(pool.clone(), listener));
+        let lazy = async |most| {
+            let mut options = options(config, most);
+            options.min_connections(0).connect_lazy(true);
+            Database::connect(options).await.map_err(failed)
+        };
+        let kept = |pool: &DatabaseConnection, most| {
+            let pool = pool.get_postgres_connection_pool().clone();
+            Kept::new(pool, most, config.acquire_timeout)
+        };
+        let writers = kept(&lazy(MAX_WRITERS).await?, MAX_WRITERS);
+        let readers = Arc::new(kept(&pool, config.max_connections));
+        let listener = lazy(1).await?;
+        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(readers.clone(), listener));
         Ok(Self {
-            events: Writers::new(&writers, MAX_PARTITIONS),
-            entries: Writers::new(&writers, MAX_PARTITIONS),
-            pool,
+            readers,
             writers,
             migrator,
             doorbell,
         })
+    }
+
+    /// Runs what writes. A connection whose work failed is looked after by the driver's pool, which rolls back at once.
+    async fn write<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut taken = self.writers.take().await.map_err(not_acquired)?;
+        let outcome = work(taken.connection()).await;
+        if outcome.is_ok() {
+            taken.give_back();
+        }
+        outcome
     }
 }
 
@@ -155,6 +171,14 @@ fn not_acquired(error: sqlx::Error) -> StoreError {
     StoreError::Unreachable(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
 }
 
+/// A transaction that did not begin: nothing was done in it.
+fn not_begun(error: sqlx::Error) -> StoreError {
+    match while_running(error) {
+        StoreError::ConnectionLost(error) => StoreError::Unreachable(error),
+        other => other,
+    }
+}
+
 /// A fault of the driver itself while a statement ran.
 fn while_running(error: sqlx::Error) -> StoreError {
     classify(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))))
@@ -170,8 +194,20 @@ impl Backend for Postgres {
         "postgres"
     }
 
-    fn readers(&self) -> &DatabaseConnection {
-        &self.pool
+    fn dialect(&self) -> DbBackend {
+        DbBackend::Postgres
+    }
+
+    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+        let mut taken = self.readers.take().await.map_err(not_acquired)?;
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        let rows = query.fetch_all(taken.connection()).await;
+        if is_answer(&rows) {
+            taken.give_back();
+        }
+        let rows = rows.map_err(while_running)?;
+        Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
     fn migrator(&self) -> &DatabaseConnection {
@@ -204,13 +240,8 @@ impl Backend for Postgres {
     }
 
     async fn close(&self) {
-        self.events.release().await;
-        self.entries.release().await;
-        for pool in [&self.writers, &self.pool] {
-            if let Err(error) = pool.close_by_ref().await {
-                tracing::debug!(%error, "closing the database");
-            }
-        }
+        self.writers.close().await;
+        self.readers.close().await;
     }
 
     fn classify(&self, error: DbErr) -> StoreError {
@@ -268,9 +299,7 @@ impl Backend for Postgres {
         requests: &[&[NewEvent]],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut writer = self.events.of(partition).await?;
-        writer
-            .run(async |connection| append::events(connection, partition, requests).await)
+        self.write(async |connection| append::events(connection, partition, requests).await)
             .await
     }
 
@@ -279,25 +308,24 @@ impl Backend for Postgres {
         parts: &[(Partition, Vec<NewEvent>)],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut transaction = self
-            .pool
-            .get_postgres_connection_pool()
-            .begin()
-            .await
-            .map_err(not_acquired)?;
-        let mut outcomes = Vec::with_capacity(parts.len());
-        for (partition, events) in parts {
-            outcomes.extend(append::events(&mut transaction, *partition, &[events]).await?);
-        }
-        if outcomes
-            .iter()
-            .all(|outcome| matches!(outcome, Outcome::Appended(_)))
-        {
-            transaction.commit().await.map_err(while_running)?;
-        } else {
-            transaction.rollback().await.map_err(while_running)?;
-        }
-        Ok(outcomes)
+        self.write(async |connection| {
+            let mut transaction = connection.begin().await.map_err(not_begun)?;
+            let mut outcomes = Vec::with_capacity(parts.len());
+            for (partition, events) in parts {
+                outcomes.extend(append::events(&mut transaction, *partition, &[events]).await?);
+            }
+            let all_appended = outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Appended(_)));
+            let ended = if all_appended {
+                transaction.commit().await
+            } else {
+                transaction.rollback().await
+            };
+            ended.map_err(while_running)?;
+            Ok(outcomes)
+        })
+        .await
     }
 
     async fn append_entries(
@@ -306,9 +334,7 @@ impl Backend for Postgres {
         entries: &[&NewEntry],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
-        let mut writer = self.entries.of(partition).await?;
-        writer
-            .run(async |connection| append::entries(connection, partition, entries).await)
+        self.write(async |connection| append::entries(connection, partition, entries).await)
             .await
     }
 
@@ -319,18 +345,16 @@ impl Backend for Postgres {
         aggregate_type: &AggregateType,
         _now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError> {
-        let mut transaction = self
-            .pool
-            .get_postgres_connection_pool()
-            .begin()
-            .await
-            .map_err(not_acquired)?;
-        append::lock_events(&mut transaction, partition).await?;
-        let created =
-            append::insert_aggregate(&mut transaction, partition, id, aggregate_type).await?;
-        let row = append::aggregate_row(&mut transaction, partition, id).await?;
-        transaction.commit().await.map_err(while_running)?;
-        Ok((rows::aggregate(&row.into())?, created))
+        self.write(async |connection| {
+            let mut transaction = connection.begin().await.map_err(not_begun)?;
+            append::lock_events(&mut transaction, partition).await?;
+            let created =
+                append::insert_aggregate(&mut transaction, partition, id, aggregate_type).await?;
+            let row = append::aggregate_row(&mut transaction, partition, id).await?;
+            transaction.commit().await.map_err(while_running)?;
+            Ok((rows::aggregate(&row.into())?, created))
+        })
+        .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

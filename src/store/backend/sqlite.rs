@@ -10,16 +10,21 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, Value,
+    ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr,
+    Statement, Value, Values,
     sea_query::{Expr, ExprTrait, SimpleExpr},
     sqlx::{
-        self,
+        self, AssertSqlSafe, Connection, SqliteConnection,
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
+use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 
-use super::{Backend, Doorbell, Fault};
+use super::{
+    Backend, Doorbell, Fault,
+    kept::{Kept, Taken, is_answer},
+};
 use crate::{
     config,
     domain::{
@@ -32,14 +37,17 @@ use crate::{
 /// How long a statement waits for another program that has the file locked (a backup, say).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pages that a connection keeps in memory, in KiB as a negative number.
-const CACHE_SIZE: &str = "-16000";
+/// How much of the file a connection keeps in memory, in KiB as a negative number.
+const WRITER_CACHE_SIZE: &str = "-16000";
+const READER_CACHE_SIZE: &str = "-2000";
 /// The log is copied into the file when it has this many pages: 16 MiB. A page that is written often is copied once.
 const CHECKPOINT_PAGES: &str = "4096";
 
 pub(super) struct Sqlite {
-    writer: DatabaseConnection,
-    readers: DatabaseConnection,
+    writer: Kept<sqlx::Sqlite>,
+    readers: Kept<sqlx::Sqlite>,
+    /// The writer's pool, for migrating.
+    migrator: DatabaseConnection,
     /// Held while the database is open. A file of its own: closing the database's file would drop SQLite's own locks.
     _lock: File,
 }
@@ -47,23 +55,68 @@ pub(super) struct Sqlite {
 impl Sqlite {
     pub(super) async fn open(config: &config::Database, make: bool) -> Result<Self, OpenError> {
         let lock = lock_file(config.url.sqlite_path().unwrap_or_default(), make)?;
-        let failed = |error| OpenError::Database {
-            database: config.url.to_string(),
-            source: classify(error),
+        let connect = async |options| {
+            Database::connect(options)
+                .await
+                .map_err(|error| OpenError::Database {
+                    database: config.url.to_string(),
+                    source: classify(error),
+                })
         };
-        let writer = Database::connect(options(config, 1, make))
-            .await
-            .map_err(failed)?;
-        let readers = Database::connect(options(config, config.max_connections, false))
-            .await
-            .map_err(failed)?;
+        let migrator = connect(options(config, 1, make, WRITER_CACHE_SIZE)).await?;
+        let most = config.max_connections;
+        let readers = connect(options(config, most, false, READER_CACHE_SIZE)).await?;
+        let kept = |pool: &DatabaseConnection, most| {
+            let pool = pool.get_sqlite_connection_pool().clone();
+            Kept::new(pool, most, config.acquire_timeout)
+        };
         Ok(Self {
-            writer,
-            readers,
+            writer: kept(&migrator, 1),
+            readers: kept(&readers, most),
+            migrator,
             _lock: lock,
         })
     }
+
+    /// Runs what writes, in a transaction that is taken at once, so that what it read stays true until the commit. It is
+    /// committed where `work` says so.
+    async fn write<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(T, End), StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut taken = self.take_writer().await?;
+        let begun = taken.connection().begin_with(BEGIN).await;
+        let mut transaction = begun.map_err(not_begun)?;
+        let (done, end) = work(&mut transaction).await?;
+        let ended = match end {
+            End::Commit => transaction.commit().await,
+            End::Rollback => transaction.rollback().await,
+        };
+        ended.map_err(while_running)?;
+        taken.give_back();
+        Ok(done)
+    }
+
+    /// A full disk or a failed write makes SQLite undo a transaction by itself. The driver's own ROLLBACK finds none then,
+    /// and it takes the transaction for open ever after: such a connection is of no more use.
+    async fn take_writer(&self) -> Result<Taken<'_, sqlx::Sqlite>, StoreError> {
+        let mut taken = self.writer.take().await.map_err(not_acquired)?;
+        if taken.connection().is_in_transaction() {
+            taken.close().await.map_err(not_acquired)?;
+            taken = self.writer.take().await.map_err(not_acquired)?;
+        }
+        Ok(taken)
+    }
 }
+
+/// How a transaction ends.
+#[derive(Clone, Copy)]
+enum End {
+    Commit,
+    Rollback,
+}
+
+const BEGIN: &str = "BEGIN IMMEDIATE";
 
 fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
     let lock_path = format!("{path}-lock");
@@ -89,7 +142,12 @@ fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
     }
 }
 
-fn options(config: &config::Database, connections: u32, make: bool) -> ConnectOptions {
+fn options(
+    config: &config::Database,
+    connections: u32,
+    make: bool,
+    cache_size: &'static str,
+) -> ConnectOptions {
     let mut options = ConnectOptions::new(config.url.as_str());
     options
         .max_connections(connections)
@@ -106,7 +164,7 @@ fn options(config: &config::Database, connections: u32, make: bool) -> ConnectOp
                 .busy_timeout(BUSY_TIMEOUT)
                 .statement_cache_capacity(64)
                 .pragma("temp_store", "memory")
-                .pragma("cache_size", CACHE_SIZE)
+                .pragma("cache_size", cache_size)
                 .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
         });
     options
@@ -175,12 +233,24 @@ impl Backend for Sqlite {
         "sqlite"
     }
 
-    fn readers(&self) -> &DatabaseConnection {
-        &self.readers
+    fn dialect(&self) -> DbBackend {
+        DbBackend::Sqlite
+    }
+
+    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+        let mut taken = self.readers.take().await.map_err(not_acquired)?;
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        let rows = query.fetch_all(taken.connection()).await;
+        if is_answer(&rows) {
+            taken.give_back();
+        }
+        let rows = rows.map_err(while_running)?;
+        Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
     fn migrator(&self) -> &DatabaseConnection {
-        &self.writer
+        &self.migrator
     }
 
     /// The lock on the file keeps others away.
@@ -197,11 +267,8 @@ impl Backend for Sqlite {
     }
 
     async fn close(&self) {
-        for connection in [&self.readers, &self.writer] {
-            if let Err(error) = connection.close_by_ref().await {
-                tracing::debug!(%error, "closing the database");
-            }
-        }
+        self.readers.close().await;
+        self.writer.close().await;
     }
 
     fn classify(&self, error: DbErr) -> StoreError {
@@ -235,10 +302,11 @@ impl Backend for Sqlite {
         requests: &[&[NewEvent]],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let outcomes = append::events::append(&mut transaction, partition, requests, now).await?;
-        transaction.commit().await.map_err(while_running)?;
-        Ok(outcomes)
+        self.write(async |connection| {
+            let outcomes = append::events::append(connection, partition, requests, now).await?;
+            Ok((outcomes, End::Commit))
+        })
+        .await
     }
 
     async fn append_events_across(
@@ -246,22 +314,23 @@ impl Backend for Sqlite {
         parts: &[(Partition, Vec<NewEvent>)],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let mut outcomes = Vec::with_capacity(parts.len());
-        for (partition, events) in parts {
-            outcomes.extend(
-                append::events::append(&mut transaction, *partition, &[events], now).await?,
-            );
-        }
-        if outcomes
-            .iter()
-            .all(|outcome| matches!(outcome, Outcome::Appended(_)))
-        {
-            transaction.commit().await.map_err(while_running)?;
-        } else {
-            transaction.rollback().await.map_err(while_running)?;
-        }
-        Ok(outcomes)
+        self.write(async |connection| {
+            let mut outcomes = Vec::with_capacity(parts.len());
+            for (partition, events) in parts {
+                outcomes
+                    .extend(append::events::append(connection, *partition, &[events], now).await?);
+            }
+            let all_appended = outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Appended(_)));
+            let end = if all_appended {
+                End::Commit
+            } else {
+                End::Rollback
+            };
+            Ok((outcomes, end))
+        })
+        .await
     }
 
     async fn append_entries(
@@ -270,10 +339,11 @@ impl Backend for Sqlite {
         entries: &[&NewEntry],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let outcomes = append::entries::append(&mut transaction, partition, entries, now).await?;
-        transaction.commit().await.map_err(while_running)?;
-        Ok(outcomes)
+        self.write(async |connection| {
+            let outcomes = append::entries::append(connection, partition, entries, now).await?;
+            Ok((outcomes, End::Commit))
+        })
+        .await
     }
 
     async fn create_aggregate(
@@ -283,32 +353,15 @@ impl Backend for Sqlite {
         aggregate_type: &AggregateType,
         now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError> {
-        let mut transaction = self.begin().await?;
-        let made =
-            append::create_aggregate(&mut transaction, partition, id, aggregate_type, now).await?;
-        transaction.commit().await.map_err(while_running)?;
-        Ok(made)
+        self.write(async |connection| {
+            let made =
+                append::create_aggregate(connection, partition, id, aggregate_type, now).await?;
+            Ok((made, End::Commit))
+        })
+        .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {
         None
-    }
-}
-
-impl Sqlite {
-    /// Begins a transaction that may write: taken at once, so that what it read stays true until the commit.
-    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>, StoreError> {
-        const BEGIN: &str = "BEGIN IMMEDIATE";
-        let pool = self.writer.get_sqlite_connection_pool();
-        match pool.begin_with(BEGIN).await {
-            // A full disk or a failed write makes SQLite undo a transaction by itself. The driver's own ROLLBACK finds none
-            // then, and it takes the transaction for open ever after: such a connection is of no more use.
-            Err(sqlx::Error::InvalidSavePointStatement) => {
-                let spoilt = pool.acquire().await.map_err(not_acquired)?;
-                spoilt.close().await.map_err(not_acquired)?;
-                pool.begin_with(BEGIN).await.map_err(not_begun)
-            }
-            begun => begun.map_err(not_begun),
-        }
     }
 }

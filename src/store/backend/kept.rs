@@ -1,0 +1,108 @@
+//! Connections that are kept at hand. Floor 2.
+//!
+//! The driver's pool asks a connection for a sign of life each time that it is given back, in a task of its own: another
+//! round trip for every statement. Here a connection that did its work is simply used again.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sea_orm::sqlx::{self, Connection, Database, Pool, pool::PoolConnection};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
+
+/// A connection that was not used for this long is asked for a sign of life before it is used again.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+
+/// A pool whose connections are kept at hand.
+pub(super) struct Kept<DB: Database> {
+    pool: Pool<DB>,
+    free: Mutex<Vec<(PoolConnection<DB>, Instant)>>,
+    places: Semaphore,
+    acquire_timeout: Duration,
+}
+
+/// A connection in use. Dropped without [`Taken::give_back`], it goes through the driver's pool, which looks after it.
+pub(super) struct Taken<'k, DB: Database> {
+    kept: &'k Kept<DB>,
+    connection: PoolConnection<DB>,
+    _place: SemaphorePermit<'k>,
+}
+
+impl<DB: Database> Kept<DB> {
+    pub(super) fn new(pool: Pool<DB>, most: u32, acquire_timeout: Duration) -> Self {
+        Self {
+            pool,
+            free: Mutex::default(),
+            places: Semaphore::new(usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS)),
+            acquire_timeout,
+        }
+    }
+
+    /// Takes a connection: the one that was used last, or a new one.
+    ///
+    /// # Errors
+    /// When none comes free or about in time. Nothing was sent then.
+    pub(super) async fn take(&self) -> Result<Taken<'_, DB>, sqlx::Error> {
+        let place = timeout(self.acquire_timeout, self.places.acquire()).await;
+        let place = place
+            .map_err(|_| sqlx::Error::PoolTimedOut)?
+            .map_err(|_| sqlx::Error::PoolClosed)?;
+        loop {
+            let free = self.free().pop();
+            let connection = match free {
+                None => self.pool.acquire().await?,
+                Some((mut connection, used_at)) => {
+                    if used_at.elapsed() > PING_AFTER_IDLE && connection.ping().await.is_err() {
+                        drop(connection.detach());
+                        continue;
+                    }
+                    connection
+                }
+            };
+            return Ok(Taken {
+                kept: self,
+                connection,
+                _place: place,
+            });
+        }
+    }
+
+    /// Closes all connections; those in use when they are given back.
+    pub(super) async fn close(&self) {
+        self.places.close();
+        self.free().clear();
+        self.pool.close().await;
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<(PoolConnection<DB>, Instant)>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<DB: Database> Taken<'_, DB> {
+    /// The connection.
+    pub(super) fn connection(&mut self) -> &mut DB::Connection {
+        &mut self.connection
+    }
+
+    /// Gives a connection back that did its work, or that the database answered with an error: its state is known.
+    pub(super) fn give_back(self) {
+        if !self.kept.places.is_closed() {
+            self.kept.free().push((self.connection, Instant::now()));
+        }
+    }
+
+    /// Ends a connection that is of no more use.
+    pub(super) async fn close(self) -> Result<(), sqlx::Error> {
+        self.connection.close().await
+    }
+}
+
+/// Whether an error leaves the connection in a state that is known.
+pub(super) fn is_answer<T>(outcome: &Result<T, sqlx::Error>) -> bool {
+    matches!(outcome, Ok(_) | Err(sqlx::Error::Database(_)))
+}
