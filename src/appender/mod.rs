@@ -2,14 +2,15 @@
 //!
 //! Batches form without waiting: while one is committed the next gathers, so they grow just as fast as load does.
 
+mod across;
 mod error;
 mod giving_way;
 mod log;
 mod queue;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use error::{AppendError, Reason};
@@ -18,17 +19,14 @@ use crate::{
     config::Limits,
     domain::{
         Aggregate, AggregateId, AggregateType, Entry, Event, EventId, NewEntry, NewEvent,
-        Partition,
-        append::{AppendedEvent, Committed, Outcome, Refusal},
+        append::{Committed, Outcome, Refusal},
     },
     store::{Store, StoreError},
 };
+use across::Across;
 use giving_way::GivingWay;
 use log::{EntryLog, EventLog};
 use queue::Queue;
-
-/// Appends over several partitions that run at the same time.
-const APPENDS_ACROSS_AT_ONCE: usize = 4;
 
 /// Called with what was committed, in the order of its log, after each commit.
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
@@ -47,9 +45,7 @@ pub struct Appender {
     store: Store,
     events: Vec<Queue<EventLog>>,
     entries: Vec<Queue<EntryLog>>,
-    on_commit: OnCommit,
-    across: Semaphore,
-    across_bytes: Semaphore,
+    across: Arc<Across>,
     request_timeout: Duration,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -86,14 +82,13 @@ impl Appender {
                 )
             })
             .collect();
+        let across = Across::new(&store, limits, &on_commit, &stopping);
         tasks.close();
         Self {
             store,
             events,
             entries,
-            on_commit,
-            across: Semaphore::new(APPENDS_ACROSS_AT_ONCE),
-            across_bytes: Semaphore::new(limits.max_queue_bytes.min(Semaphore::MAX_PERMITS)),
+            across,
             request_timeout: limits.request_timeout,
             stopping,
             tasks,
@@ -144,28 +139,13 @@ impl Appender {
         if self.stopping.is_cancelled() {
             return Err(AppendError::stopping());
         }
-        let made = self.create_aggregate_untimed(id, aggregate_type);
+        let (store, aggregate_type) = (self.store.clone(), aggregate_type.clone());
+        let made = self
+            .tasks
+            .spawn(create_aggregate(store, id, aggregate_type));
         match timeout(self.request_timeout, made).await {
-            Ok(answer) => answer,
-            Err(_) => Err(AppendError::timed_out(vec![EventId(id.0)])),
-        }
-    }
-
-    async fn create_aggregate_untimed(
-        &self,
-        id: AggregateId,
-        aggregate_type: &AggregateType,
-    ) -> Result<(Aggregate, bool), AppendError> {
-        let mut giving_way = GivingWay::begin();
-        loop {
-            match self.store.create_aggregate(id, aggregate_type).await {
-                Ok(made) => return Ok(made),
-                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
-                // The aggregate's own id makes a repeat safe.
-                Err(error) => {
-                    return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)]));
-                }
-            }
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(AppendError::timed_out(vec![EventId(id.0)])),
         }
     }
 
@@ -197,7 +177,7 @@ impl Appender {
         {
             self.events[first.index()].submit(events).await?
         } else {
-            self.append_across(events).await?
+            self.append_across(events, ids).await?
         };
         match outcome {
             Outcome::Appended(stored) => Ok(Appended {
@@ -266,81 +246,17 @@ impl Appender {
         }
     }
 
-    /// One transaction over several partitions, beside their queues.
+    /// In a task of its own: what was begun is finished and told, also where whoever asked has gone away.
     async fn append_across(
         &self,
         events: Vec<NewEvent>,
+        ids: &[EventId],
     ) -> Result<Outcome<Arc<Event>>, AppendError> {
-        let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let _room = self
-            .across_bytes
-            .try_acquire_many(bytes)
-            .map_err(|_| AppendError::full())?;
-        if self.stopping.is_cancelled() {
-            return Err(AppendError::stopping());
-        }
-        let _turn = self
-            .across
-            .acquire()
+        let across = self.across.clone();
+        let append = self.tasks.spawn(async move { across.append(events).await });
+        append
             .await
-            .map_err(|_| AppendError::stopping())?;
-
-        let partitions = self.store.partitions();
-        let mut places: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
-        for (index, event) in events.iter().enumerate() {
-            places
-                .entry(partitions.of_aggregate(event.aggregate_id))
-                .or_default()
-                .push(index);
-        }
-        let parts: Vec<(Partition, Vec<NewEvent>)> = places
-            .iter()
-            .map(|(partition, indices)| {
-                (
-                    *partition,
-                    indices.iter().map(|&index| events[index].clone()).collect(),
-                )
-            })
-            .collect();
-        let outcomes = self.commit_across(&parts, &events).await?;
-
-        if let Some(refusal) = first_refusal(&outcomes, &places, &events) {
-            return Ok(Outcome::Refused(refusal));
-        }
-        let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
-        for (((partition, part), outcome), indices) in
-            parts.into_iter().zip(outcomes).zip(places.values())
-        {
-            let Outcome::Appended(appended) = outcome else {
-                return Ok(Outcome::Duplicate);
-            };
-            let part = log::stored_events(partition, part, appended);
-            for (&index, event) in indices.iter().zip(&part) {
-                stored[index] = Some(event.clone());
-            }
-            (self.on_commit)(Committed::Events(partition, part));
-        }
-        Ok(Outcome::Appended(stored.into_iter().flatten().collect()))
-    }
-
-    async fn commit_across(
-        &self,
-        parts: &[(Partition, Vec<NewEvent>)],
-        events: &[NewEvent],
-    ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
-        let ids = || events.iter().map(|event| event.id).collect();
-        let mut giving_way = GivingWay::begin();
-        loop {
-            match self.store.append_events_across(parts).await {
-                Ok(outcomes) => return Ok(outcomes),
-                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
-                Err(StoreError::ValueRefused(_)) => {
-                    return Err(AppendError::Refused(Refusal::ValueRefused));
-                }
-                Err(error) => return Err(AppendError::of_store(Arc::new(error), ids())),
-            }
-        }
+            .unwrap_or_else(|_| Err(AppendError::timed_out(ids.to_vec())))
     }
 
     async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<Arc<Event>>, AppendError> {
@@ -360,26 +276,20 @@ impl Appender {
     }
 }
 
-/// The refusal of a request over several partitions: a part's own, or that only some of its parts are known.
-fn first_refusal<T>(
-    outcomes: &[Outcome<T>],
-    places: &BTreeMap<Partition, Vec<usize>>,
-    events: &[NewEvent],
-) -> Option<Refusal> {
-    for (outcome, indices) in outcomes.iter().zip(places.values()) {
-        if let Outcome::Refused(refusal) = outcome {
-            return Some(refusal.clone().at(|index| indices[index]));
+async fn create_aggregate(
+    store: Store,
+    id: AggregateId,
+    aggregate_type: AggregateType,
+) -> Result<(Aggregate, bool), AppendError> {
+    let mut giving_way = GivingWay::begin();
+    loop {
+        match store.create_aggregate(id, &aggregate_type).await {
+            Ok(made) => return Ok(made),
+            Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
+            // The aggregate's own id makes a repeat safe.
+            Err(error) => {
+                return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)]));
+            }
         }
     }
-    let known = |(outcome, _): &(&Outcome<T>, _)| matches!(outcome, Outcome::Duplicate);
-    let duplicates = outcomes.iter().zip(places.values()).filter(known).count();
-    if duplicates == 0 || duplicates == outcomes.len() {
-        return None;
-    }
-    let (_, indices) = outcomes.iter().zip(places.values()).find(known)?;
-    let index = *indices.first()?;
-    Some(Refusal::IdReused {
-        index,
-        id: events[index].id,
-    })
 }

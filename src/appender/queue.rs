@@ -154,7 +154,7 @@ impl<L: Log> Committer<L> {
         Box::pin(async move {
             match self.try_commit(&batch).await {
                 Ok(outcomes) => self.answer(batch, outcomes),
-                Err(StoreError::ValueRefused(_) | StoreError::Failed(_)) if batch.len() > 1 => {
+                Err(StoreError::ValueRefused(_)) if batch.len() > 1 => {
                     let mut first = batch;
                     let second = first.split_off(first.len() / 2);
                     let mut committed = self.commit(first).await;

@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::{AggregateId, DatabaseId, Partition, PartitionCount, Position, StreamName, Timestamp};
 
 const FORMAT: u8 = 1;
+/// The end of the year 9999: later ones, and those before 1970, are in no cursor that was given out.
+const LATEST_MICROS: i64 = 253_402_300_799_999_999;
 const KIND_EVENTS: u8 = b'e';
 const KIND_AGGREGATES: u8 = b'a';
 const KIND_STREAMS: u8 = b's';
@@ -158,10 +160,10 @@ impl Cursor {
             }
             KIND_AGGREGATES => {
                 let (created_at, id) = body.split_at_checked(8)?;
+                let micros = i64::from_be_bytes(created_at.try_into().ok()?);
+                (0..=LATEST_MICROS).contains(&micros).then_some(())?;
                 Some(Self::Aggregates {
-                    created_at: Timestamp::from_micros(i64::from_be_bytes(
-                        created_at.try_into().ok()?,
-                    )),
+                    created_at: Timestamp::from_micros(micros),
                     id: AggregateId(Uuid::from_slice(id).ok()?),
                 })
             }
@@ -211,7 +213,7 @@ mod tests {
         fn a_cursor_comes_back_as_it_was_made(
             behind in proptest::collection::vec(1..i64::MAX, 4),
             event_in in proptest::option::of(0_u8..4),
-            micros in any::<i64>(),
+            micros in 0..=LATEST_MICROS,
             id in any::<u128>(),
         ) {
             let places = [

@@ -252,6 +252,7 @@ impl AppendEventInput {
         }
         limits.check_bytes(&field("data"), &self.data.0)?;
         limits.check_bytes(&field("metadata"), &metadata)?;
+        check_correlation_id(&field("metadata.correlationId"), &metadata)?;
         let expected_version = match self.expected_version {
             None => ExpectedVersion::Any,
             Some(version) => {
@@ -271,6 +272,32 @@ impl AppendEventInput {
             expected_version,
         })
     }
+}
+
+/// The largest correlation id, in bytes as JSON: it has an index, which takes no larger ones.
+const MAX_CORRELATION_ID_BYTES: usize = 500;
+
+fn check_correlation_id(field: &str, metadata: &Json) -> Result<(), ApiError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        correlation_id: Option<&'a serde_json::value::RawValue>,
+    }
+    if metadata.as_str().len() <= MAX_CORRELATION_ID_BYTES {
+        return Ok(());
+    }
+    let read = serde_json::from_str::<Metadata<'_>>(metadata.as_str());
+    let bytes = read
+        .ok()
+        .and_then(|metadata| metadata.correlation_id)
+        .map_or(0, |id| id.get().len());
+    if bytes > MAX_CORRELATION_ID_BYTES {
+        let message =
+            format!("has {bytes} bytes as JSON: at most {MAX_CORRELATION_ID_BYTES} are allowed");
+        return Err(ApiError::bad_input(field, message));
+    }
+    Ok(())
 }
 
 /// Events to append, all of them or none.

@@ -149,9 +149,15 @@ pub(super) fn check_version(field: &str, version: i32) -> Result<Version, ApiErr
     Ok(Version(version))
 }
 
-/// The cost of a list for the limit of complexity; a wrong number is refused later.
+/// The cost of a list for the limit of complexity; a wrong number is refused later. It stays far below where sums of costs
+/// would begin again at 0.
 pub(super) fn list_cost(first: i32, child_complexity: usize) -> usize {
-    usize::try_from(first.clamp(1, MAX_FIRST)).unwrap_or(1) * child_complexity + 1
+    const MOST: usize = 1 << 40;
+    let elements = usize::try_from(first.clamp(1, MAX_FIRST)).unwrap_or(1);
+    elements
+        .saturating_mul(child_complexity)
+        .saturating_add(1)
+        .min(MOST)
 }
 
 /// The place that a cursor of events names; an empty text is the beginning.
@@ -159,5 +165,20 @@ pub(super) fn place_of(cursor: Cursor) -> Option<Place> {
     match cursor {
         Cursor::Events(place) => Some(place),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_in_lists_cost_more_and_more_and_never_begin_again_at_nothing() {
+        let costs: Vec<usize> = std::iter::successors(Some(1), |cost| Some(list_cost(1000, *cost)))
+            .take(16)
+            .collect();
+        assert!(costs.is_sorted());
+        assert_eq!(costs[2], 1_001_001);
+        assert!(costs[15].checked_mul(1000).is_some());
     }
 }

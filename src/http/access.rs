@@ -169,24 +169,20 @@ fn host_name(host: &str) -> Option<&str> {
     (!name.is_empty() && port_is_number).then_some(name)
 }
 
-/// Whether a page of this origin came from this server: from itself, or from a proxy before it that speaks TLS and passes
-/// the host's name on.
+/// Whether a page of this origin came from this server, which speaks http itself. Behind a proxy that speaks TLS the origin
+/// is to be allowed by its name: another program may serve https on this host.
 fn is_same_origin(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
     };
-    let default_port = match scheme.to_ascii_lowercase().as_str() {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return false,
-    };
     let without_default_port = |authority: &'_ str| {
         authority
-            .strip_suffix(default_port)
+            .strip_suffix(":80")
             .unwrap_or(authority)
             .to_ascii_lowercase()
     };
-    without_default_port(authority) == without_default_port(host)
+    scheme.eq_ignore_ascii_case("http")
+        && without_default_port(authority) == without_default_port(host)
 }
 
 #[cfg(test)]

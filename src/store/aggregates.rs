@@ -6,7 +6,7 @@ use entity::aggregates::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::sea_query::{Cond, Expr, ExprTrait, Query, SelectStatement};
 
-use super::{Store, StoreError, rows};
+use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows};
 use crate::domain::{Aggregate, AggregateId, AggregateType, Order, Partition, Timestamp};
 
 impl Store {
@@ -33,16 +33,18 @@ impl Store {
         &self,
         ids: &[AggregateId],
     ) -> Result<HashMap<AggregateId, Aggregate>, StoreError> {
-        let mut select = rows::select_aggregate(&mut Query::select())
-            .from(Entity)
-            .to_owned();
-        self.where_partitions_of(&mut select, ids);
-        select.and_where(
-            self.backend
-                .uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)),
-        );
-        let rows = self.select(&select).await?;
+        let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
+            let mut select = rows::select_aggregate(&mut Query::select())
+                .from(Entity)
+                .to_owned();
+            self.where_partitions_of(&mut select, chunk);
+            let ids = Expr::col(Column::Id);
+            select.and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)));
+            self.select(&select).await
+        });
+        let rows = try_join_all(chunks).await?;
         rows.iter()
+            .flatten()
             .map(|row| rows::aggregate(row).map(|aggregate| (aggregate.id, aggregate)))
             .collect()
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use entity::events::{Column, Entity};
+use futures_util::future::try_join_all;
 use sea_orm::{
     Statement,
     sea_query::{self, Expr, ExprTrait, Query, SelectStatement},
@@ -14,6 +15,9 @@ use crate::domain::{
     Position, Version,
     append::{AppendedEvent, Outcome},
 };
+
+/// The keys that one statement takes: SQLite has 32,766 parameters, and a key up to four.
+pub(super) const KEYS_A_STATEMENT: usize = 8000;
 
 /// Which events of one aggregate: those of versions `first` to `last`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +45,8 @@ pub struct EventScan<'a> {
     pub order: Order,
     /// How many at most.
     pub limit: u64,
+    /// How many bytes at most, about: the page ends with the row that reaches them. Only for the oldest first.
+    pub max_bytes: Option<usize>,
 }
 
 impl Store {
@@ -82,17 +88,18 @@ impl Store {
         &self,
         ids: &[EventId],
     ) -> Result<HashMap<EventId, Event>, StoreError> {
-        let mut select = select_events();
-        select
-            .and_where(
-                Expr::col(Column::PartitionNo).is_in(self.partitions.iter().map(Partition::number)),
-            )
-            .and_where(
-                self.backend
-                    .uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0)),
-            );
-        let rows = self.select(&select).await?;
+        let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
+            let partitions = self.partitions.iter().map(Partition::number);
+            let ids = Expr::col(Column::Id);
+            let mut select = select_events();
+            select
+                .and_where(Expr::col(Column::PartitionNo).is_in(partitions))
+                .and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)));
+            self.select(&select).await
+        });
+        let rows = try_join_all(chunks).await?;
         rows.iter()
+            .flatten()
             .map(|row| rows::event(row).map(|event| (event.id, event)))
             .collect()
     }
@@ -119,6 +126,10 @@ impl Store {
         };
         select.order_by(by, sql_order(scan.order));
         where_filter(self.backend.as_ref(), &mut select, scan.filter);
+        if let Some(max_bytes) = scan.max_bytes {
+            let json = "event_data,event_metadata";
+            select = rows::bounded(select, rows::EVENT_COLUMNS, json, "position", max_bytes);
+        }
         self.select(&select)
             .await?
             .iter()
@@ -131,6 +142,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn events_in_ranges(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
+        let chunks = ranges
+            .chunks(KEYS_A_STATEMENT)
+            .map(|chunk| self.events_in_chunk(chunk));
+        Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
+    }
+
+    async fn events_in_chunk(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
         let keys: Vec<_> = ranges
             .iter()
             .map(|range| {

@@ -67,6 +67,7 @@ impl Store {
                 filter,
                 order,
                 limit: limit as u64,
+                max_bytes: None,
             };
             async move { self.scan_events(&scan).await }
         });

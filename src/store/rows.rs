@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use entity::{aggregates, event_streams, events};
 use sea_orm::{
     DbErr, QueryResult, TryGetable,
-    sea_query::{Expr, ExprTrait, IntoColumnRef, SelectStatement, SimpleExpr},
+    sea_query::{Expr, ExprTrait, IntoColumnRef, Order, Query, SelectStatement, SimpleExpr},
 };
 use uuid::Uuid;
 
@@ -19,6 +19,62 @@ fn json_text(column: impl IntoColumnRef) -> SimpleExpr {
     Expr::col(column).cast_as("text")
 }
 
+/// The rows of a statement in the order of `position`, up to the one with which they have `max_chars` characters of JSON:
+/// at least one. So a page is bounded in memory whatever its rows are like, before they are read.
+pub(super) fn bounded(
+    rows: SelectStatement,
+    columns: &'static [&'static str],
+    json: &str,
+    position: &'static str,
+    max_chars: usize,
+) -> SelectStatement {
+    let chars = json
+        .split(',')
+        .map(|column| format!("LENGTH({column})"))
+        .collect::<Vec<_>>()
+        .join(" + ");
+    let before =
+        format!("SUM({chars}) OVER (ORDER BY {position} ROWS UNBOUNDED PRECEDING) - ({chars})");
+    let summed = Query::select()
+        .columns(columns.iter().copied())
+        .expr_as(Expr::cust(before), "chars_before")
+        .from_subquery(rows, "page")
+        .to_owned();
+    let max_chars = i64::try_from(max_chars).unwrap_or(i64::MAX);
+    Query::select()
+        .columns(columns.iter().copied())
+        .from_subquery(summed, "summed")
+        .and_where(Expr::col("chars_before").lt(max_chars))
+        .order_by(position, Order::Asc)
+        .to_owned()
+}
+
+/// The columns of [`select_event`].
+pub(super) const EVENT_COLUMNS: &[&str] = &[
+    "partition_no",
+    "position",
+    "id",
+    "aggregate_id",
+    "aggregate_type",
+    "event_type",
+    "event_data",
+    "event_metadata",
+    "version",
+    "created_at",
+];
+
+/// The columns of [`select_entry`].
+pub(super) const ENTRY_COLUMNS: &[&str] = &[
+    "partition_no",
+    "entry_position",
+    "stream_name",
+    "position",
+    "event_id",
+    "event_type",
+    "event_data",
+    "created_at",
+];
+
 /// Adds the columns that [`event`] reads.
 pub(super) fn select_event(select: &mut SelectStatement) -> &mut SelectStatement {
     use events::{Column, Entity};
@@ -29,8 +85,8 @@ pub(super) fn select_event(select: &mut SelectStatement) -> &mut SelectStatement
         .column((Entity, Column::AggregateId))
         .column((Entity, Column::AggregateType))
         .column((Entity, Column::EventType))
-        .expr(json_text((Entity, Column::EventData)))
-        .expr(json_text((Entity, Column::EventMetadata)))
+        .expr_as(json_text((Entity, Column::EventData)), "event_data")
+        .expr_as(json_text((Entity, Column::EventMetadata)), "event_metadata")
         .column((Entity, Column::Version))
         .column((Entity, Column::CreatedAt))
 }
@@ -45,7 +101,7 @@ pub(super) fn select_entry(select: &mut SelectStatement) -> &mut SelectStatement
         .column((Entity, Column::Position))
         .column((Entity, Column::EventId))
         .column((Entity, Column::EventType))
-        .expr(json_text((Entity, Column::EventData)))
+        .expr_as(json_text((Entity, Column::EventData)), "event_data")
         .column((Entity, Column::CreatedAt))
 }
 

@@ -9,7 +9,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func, Order, Query, SelectStatement},
 };
 
-use super::{Store, StoreError, rows, rows::Row};
+use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows, rows::Row};
 use crate::domain::{
     Entry, EventId, NewEntry, Partition, Position, Stream, StreamName,
     append::{AppendedEntry, Outcome},
@@ -109,7 +109,7 @@ impl Store {
         Ok(page)
     }
 
-    /// Reads the entries of one partition above a place in its log of entries, in its order.
+    /// Reads the entries of one partition above a place in its log of entries, in its order: about `max_bytes` at most.
     ///
     /// # Errors
     /// When the database fails.
@@ -118,6 +118,7 @@ impl Store {
         partition: Partition,
         above: Position,
         limit: u64,
+        max_bytes: usize,
     ) -> Result<Vec<Entry>, StoreError> {
         let mut select = select_entries();
         select
@@ -125,6 +126,13 @@ impl Store {
             .and_where(Expr::col(event_streams::Column::EntryPosition).gt(above.0))
             .order_by(event_streams::Column::EntryPosition, Order::Asc)
             .limit(limit);
+        let select = rows::bounded(
+            select,
+            rows::ENTRY_COLUMNS,
+            "event_data",
+            "entry_position",
+            max_bytes,
+        );
         self.select(&select)
             .await?
             .iter()
@@ -132,7 +140,7 @@ impl Store {
             .collect()
     }
 
-    /// Reads the entries of one stream above a position, in its order.
+    /// Reads the entries of one stream above a position, in its order: about `max_bytes` at most.
     ///
     /// # Errors
     /// When the database fails.
@@ -141,6 +149,7 @@ impl Store {
         name: &StreamName,
         above: Position,
         limit: u64,
+        max_bytes: usize,
     ) -> Result<Vec<Entry>, StoreError> {
         let mut select = select_entries();
         select
@@ -152,6 +161,13 @@ impl Store {
             .and_where(Expr::col(event_streams::Column::Position).gt(above.0))
             .order_by(event_streams::Column::Position, Order::Asc)
             .limit(limit);
+        let select = rows::bounded(
+            select,
+            rows::ENTRY_COLUMNS,
+            "event_data",
+            "position",
+            max_bytes,
+        );
         self.select(&select)
             .await?
             .iter()
@@ -188,6 +204,13 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn entries_in_ranges(&self, ranges: &[EntryRange]) -> Result<Vec<Entry>, StoreError> {
+        let chunks = ranges
+            .chunks(KEYS_A_STATEMENT)
+            .map(|chunk| self.entries_in_chunk(chunk));
+        Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
+    }
+
+    async fn entries_in_chunk(&self, ranges: &[EntryRange]) -> Result<Vec<Entry>, StoreError> {
         let keys: Vec<_> = ranges
             .iter()
             .map(|range| {

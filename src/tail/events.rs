@@ -13,33 +13,16 @@ use crate::{
     store::{EventScan, StoreError},
 };
 
-/// How many bytes of history are read at a time, about: pages get smaller where events are large.
-const PAGE_BYTES: usize = 1 << 20;
-const FIRST_PAGE: usize = 32;
-const LARGEST_PAGE: usize = 500;
+/// What is read of history at a time: so many rows, and about so many bytes.
+pub(super) const PAGE_ROWS: usize = 500;
+pub(super) const PAGE_BYTES: usize = 1 << 20;
 /// At least so often a follower hears how far it is while the log moves on without an event for it.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
 
-/// How many rows of history to read at a time, so that they stay within a bound of bytes.
-#[derive(Debug)]
-pub(super) struct PageSize(usize);
-
-impl PageSize {
-    pub(super) fn first() -> Self {
-        Self(FIRST_PAGE)
-    }
-
-    pub(super) fn rows(&self) -> usize {
-        self.0
-    }
-
-    /// Learns from a page how large the rows are.
-    pub(super) fn learn(&mut self, rows: usize, bytes: usize) {
-        if let Some(fitting) = (PAGE_BYTES * rows).checked_div(bytes) {
-            self.0 = fitting.clamp(1, LARGEST_PAGE);
-        }
-    }
+/// Whether a page of history ends because it is full, so that there may be more behind it.
+pub(super) fn is_full(rows: usize, bytes: usize) -> bool {
+    rows == PAGE_ROWS || bytes >= PAGE_BYTES
 }
 
 /// One step of a follower.
@@ -66,7 +49,6 @@ pub struct EventFollower {
     /// What was read and is to be delivered: events of one partition, and up to where it was looked through for them.
     ready: VecDeque<Arc<Event>>,
     looked: (Partition, Position),
-    page: PageSize,
     told: Told,
 }
 
@@ -100,7 +82,6 @@ impl EventFollower {
             behind,
             newest_at_start,
             ready: VecDeque::new(),
-            page: PageSize::first(),
             told,
         }
     }
@@ -115,6 +96,9 @@ impl EventFollower {
                 return Ok(self.step_of(event));
             }
             self.finish_page();
+            if let Some(step) = self.overdue_progress() {
+                return Ok(step);
+            }
             match self.read_on().await {
                 Ok(true) => {}
                 Ok(false) => {
@@ -167,7 +151,11 @@ impl EventFollower {
     /// A partition with something that was not looked through yet.
     fn next_partition(&self) -> Option<(Partition, Position)> {
         let heads = self.heads.borrow();
-        self.tail.store.partitions().iter().find_map(|partition| {
+        // Each in its turn: a follower that is slower than the writers of one still gets the others.
+        let partitions = self.tail.store.partitions();
+        let turn = self.looked.0.index() + 1;
+        let in_turn = partitions.iter().cycle().skip(turn).take(partitions.get());
+        in_turn.into_iter().find_map(|partition| {
             // The window may lag behind what the database had when following began.
             let head = heads[partition.index()].max(self.newest_at_start[partition.index()]);
             (head > self.behind[partition.index()]).then_some((partition, head))
@@ -189,25 +177,46 @@ impl EventFollower {
             self.looked = (partition, looked);
             return Ok(true);
         }
-        let limit = self.page.rows();
         let scan = EventScan {
             partition,
             above: after,
             up_to: head,
             filter: &self.filter,
             order: Order::OldestFirst,
-            limit: limit as u64,
+            limit: PAGE_ROWS as u64,
+            max_bytes: Some(PAGE_BYTES),
         };
         let events = self.tail.store.scan_events(&scan).await?;
-        self.page
-            .learn(events.len(), events.iter().map(Event::size_bytes).sum());
+        let bytes = events.iter().map(Event::size_bytes).sum();
         let looked = match events.last() {
-            Some(last) if events.len() == limit => last.position,
+            Some(last) if is_full(events.len(), bytes) => last.position,
             _ => head,
         };
         self.ready.extend(events.into_iter().map(Arc::new));
         self.looked = (partition, looked);
         Ok(true)
+    }
+
+    /// A step without an event for a follower that is behind and has heard nothing for long.
+    fn overdue_progress(&mut self) -> Option<EventStep> {
+        let overdue = self.progress
+            && self.told.behind != self.behind
+            && self.told.at.elapsed() >= PROGRESS_EVERY
+            && self.next_partition().is_some();
+        overdue.then(|| self.tell_place(false))
+    }
+
+    fn tell_place(&mut self, caught_up: bool) -> EventStep {
+        self.told = Told {
+            caught_up,
+            behind: self.behind.clone(),
+            at: Instant::now(),
+        };
+        EventStep {
+            place: Place::behind(self.behind.clone()),
+            event: None,
+            caught_up,
+        }
     }
 
     /// Waits for the log to move on; with `progress` it may have something to tell before.
@@ -228,16 +237,7 @@ impl EventFollower {
                 return None;
             }
         }
-        self.told = Told {
-            caught_up: true,
-            behind: self.behind.clone(),
-            at: Instant::now(),
-        };
-        Some(EventStep {
-            place: Place::behind(self.behind.clone()),
-            event: None,
-            caught_up: true,
-        })
+        Some(self.tell_place(true))
     }
 
     async fn changed(&mut self) {

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{Tail, events::PageSize};
+use super::{
+    Tail,
+    events::{PAGE_BYTES, PAGE_ROWS, is_full},
+};
 use crate::{
     domain::{Entry, Partition, Position, StreamName},
     store::StoreError,
@@ -23,7 +26,6 @@ pub struct StreamFollower {
     /// Up to where the partition's log of entries was looked through; none while history is read.
     looked: Option<Position>,
     ready: VecDeque<Arc<Entry>>,
-    page: PageSize,
 }
 
 impl StreamFollower {
@@ -42,7 +44,6 @@ impl StreamFollower {
             after,
             looked: None,
             ready: VecDeque::new(),
-            page: PageSize::first(),
         }
     }
 
@@ -77,15 +78,13 @@ impl StreamFollower {
     /// before, so from there the window goes on.
     async fn read_history(&mut self) -> Result<(), StoreError> {
         let head = self.tail.entries.windows[self.partition.index()].head();
-        let limit = self.page.rows();
         let entries = self
             .tail
             .store
-            .scan_stream(&self.name, self.after, limit as u64)
+            .scan_stream(&self.name, self.after, PAGE_ROWS as u64, PAGE_BYTES)
             .await?;
-        self.page
-            .learn(entries.len(), entries.iter().map(Entry::size_bytes).sum());
-        if entries.len() < limit {
+        let bytes = entries.iter().map(Entry::size_bytes).sum();
+        if !is_full(entries.len(), bytes) {
             self.looked = Some(head);
         }
         self.ready.extend(entries.into_iter().map(Arc::new));

@@ -18,6 +18,8 @@ const RING_EVERY: Duration = Duration::from_millis(25);
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
 /// Rows that are read at a time.
 const PAGE: u64 = 500;
+/// Bytes that are read at a time, about.
+const PAGE_BYTES: usize = 4 << 20;
 /// A window that is further behind than this begins anew at the head.
 const SKIP_ABOVE: i64 = 4 * PAGE as i64;
 
@@ -122,6 +124,7 @@ impl Scanned for Event {
                 filter,
                 order: Order::OldestFirst,
                 limit: PAGE,
+                max_bytes: Some(PAGE_BYTES),
             })
             .await
     }
@@ -134,7 +137,7 @@ impl Scanned for Entry {
         above: Position,
         _up_to: Position,
     ) -> Result<Vec<Self>, StoreError> {
-        store.scan_entries(partition, above, PAGE).await
+        store.scan_entries(partition, above, PAGE, PAGE_BYTES).await
     }
 }
 

@@ -91,9 +91,15 @@ impl<DB: Database> Taken<'_, DB> {
 
     /// Gives a connection back that did its work, or that the database answered with an error: its state is known.
     pub(super) fn give_back(self) {
+        let mut free = self.kept.free();
         if !self.kept.places.is_closed() {
-            self.kept.free().push((self.connection, Instant::now()));
+            free.push((self.connection, Instant::now()));
         }
+    }
+
+    /// Drops a connection that does not answer, without a word to the other side.
+    pub(super) fn discard(self) {
+        drop(self.connection.detach());
     }
 
     /// Ends a connection that is of no more use.
@@ -102,7 +108,15 @@ impl<DB: Database> Taken<'_, DB> {
     }
 }
 
-/// Whether an error leaves the connection in a state that is known.
+/// Whether a connection can be used again: the statement succeeded, or the database refused it and did not end the session.
 pub(super) fn is_answer<T>(outcome: &Result<T, sqlx::Error>) -> bool {
-    matches!(outcome, Ok(_) | Err(sqlx::Error::Database(_)))
+    match outcome {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+            !["57P", "25P03", "08"]
+                .iter()
+                .any(|fatal| code.starts_with(fatal))
+        }),
+        Err(_) => false,
+    }
 }

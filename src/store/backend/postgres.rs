@@ -16,6 +16,7 @@ use sea_orm::{
     },
 };
 use sea_query_sqlx::SqlxValues;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -35,6 +36,10 @@ use crate::{
 const MIGRATION_LOCK: i64 = 0x7469_6469_6e67_7301;
 /// A connection that nobody used for this long is asked for a sign of life before it is used again.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
+/// How long a statement that reads may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one that writes may take, beside waiting for its locks.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 const OLDEST_VERSION: i32 = 150_000;
 /// Each of 16 partitions writes to two logs at a time, and some appends go over several partitions.
 const MAX_WRITERS: u32 = 40;
@@ -42,6 +47,7 @@ const MAX_WRITERS: u32 = 40;
 pub(super) struct Postgres {
     readers: Arc<Kept<sqlx::Postgres>>,
     writers: Kept<sqlx::Postgres>,
+    lock_timeout: Duration,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
 }
@@ -55,7 +61,9 @@ impl Postgres {
         // A pool goes on trying and says only that it has waited: one connection says why it does not come about.
         let probe = config.url.as_str().parse::<PgConnectOptions>();
         let probe = match probe {
-            Ok(options) => PgConnection::connect_with(&options).await,
+            Ok(options) => timeout(config.acquire_timeout, PgConnection::connect_with(&options))
+                .await
+                .unwrap_or(Err(sqlx::Error::PoolTimedOut)),
             Err(error) => Err(error),
         };
         let probe = probe.map_err(|error| OpenError::Database {
@@ -91,6 +99,7 @@ impl Postgres {
         Ok(Self {
             readers,
             writers,
+            lock_timeout: config.lock_timeout,
             migrator,
             doorbell,
         })
@@ -102,7 +111,11 @@ impl Postgres {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut taken = self.writers.take().await.map_err(not_acquired)?;
-        let outcome = work(taken.connection()).await;
+        let limit = self.lock_timeout + WRITE_TIMEOUT;
+        let Ok(outcome) = timeout(limit, work(taken.connection())).await else {
+            taken.discard();
+            return Err(silent());
+        };
         if outcome.is_ok() {
             taken.give_back();
         }
@@ -159,11 +172,18 @@ fn classify(error: DbErr) -> StoreError {
             }
             // Starting up, shutting down, or a standby: nothing was done.
             ("57P03" | "25006", _) => StoreError::Unreachable(error),
-            (_, "53") => StoreError::Exhausted(error),
-            (_, "22") => StoreError::ValueRefused(error),
+            // No room, no memory; or somebody, or a limit of the role's own, has ended the statement.
+            ("57014", _) | (_, "53") => StoreError::Exhausted(error),
+            // Values, constraints, and what is too large for an index.
+            (_, "22" | "23" | "54") => StoreError::ValueRefused(error),
             _ => StoreError::Failed(error),
         },
     }
+}
+
+/// The database does not answer, and does not close the connection either: its machine or the network may be gone.
+fn silent() -> StoreError {
+    StoreError::ConnectionLost(DbErr::Custom("the database does not answer".to_owned()))
 }
 
 /// A fault of the driver itself before it had a connection.
@@ -202,7 +222,10 @@ impl Backend for Postgres {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
         let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
-        let rows = query.fetch_all(taken.connection()).await;
+        let Ok(rows) = timeout(READ_TIMEOUT, query.fetch_all(taken.connection())).await else {
+            taken.discard();
+            return Err(silent());
+        };
         if is_answer(&rows) {
             taken.give_back();
         }

@@ -180,7 +180,7 @@ fn classify(error: DbErr) -> StoreError {
             5 | 6 => StoreError::LockTimeout(error),
             // Read-only, an I/O error, a full disk, a file that cannot be opened.
             8 | 10 | 13 | 14 => StoreError::Exhausted(error),
-            18 | 20 => StoreError::ValueRefused(error),
+            18..=20 => StoreError::ValueRefused(error),
             _ => StoreError::Failed(error),
         },
     }

@@ -28,7 +28,7 @@ async fn a_server_recovers_by_itself_from_a_crash_of_postgres() {
     let client = Client::new(&server);
     let followers = follow_the_load(&server.ws_url(), false);
     let load = Load::start(&client, WRITERS, mixed());
-    for round in 0..rounds(3) {
+    for round in 0..rounds(10) {
         load.until_more_acknowledged(200).await;
         let before = load.counts();
         cluster.stop_immediate();

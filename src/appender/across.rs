@@ -1,0 +1,151 @@
+//! Appends over several partitions: one transaction each, beside the queues. Floor 3.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{AppendError, OnCommit, giving_way::GivingWay, log};
+use crate::{
+    config::Limits,
+    domain::{
+        Event, NewEvent, Partition,
+        append::{AppendedEvent, Committed, Outcome, Refusal},
+    },
+    store::{Store, StoreError},
+};
+
+/// Appends over several partitions that run at the same time.
+const AT_ONCE: usize = 4;
+
+/// What appends over several partitions share.
+pub(super) struct Across {
+    store: Store,
+    on_commit: OnCommit,
+    turns: Semaphore,
+    bytes: Semaphore,
+    stopping: CancellationToken,
+}
+
+impl Across {
+    pub(super) fn new(
+        store: &Store,
+        limits: &Limits,
+        on_commit: &OnCommit,
+        stopping: &CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store: store.clone(),
+            on_commit: on_commit.clone(),
+            turns: Semaphore::new(AT_ONCE),
+            bytes: Semaphore::new(limits.max_queue_bytes.min(Semaphore::MAX_PERMITS)),
+            stopping: stopping.clone(),
+        })
+    }
+
+    /// One transaction over several partitions, beside their queues.
+    pub(super) async fn append(
+        &self,
+        events: Vec<NewEvent>,
+    ) -> Result<Outcome<Arc<Event>>, AppendError> {
+        let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let _room = self
+            .bytes
+            .try_acquire_many(bytes)
+            .map_err(|_| AppendError::full())?;
+        if self.stopping.is_cancelled() {
+            return Err(AppendError::stopping());
+        }
+        let _turn = self
+            .turns
+            .acquire()
+            .await
+            .map_err(|_| AppendError::stopping())?;
+
+        let partitions = self.store.partitions();
+        let mut places: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
+        for (index, event) in events.iter().enumerate() {
+            places
+                .entry(partitions.of_aggregate(event.aggregate_id))
+                .or_default()
+                .push(index);
+        }
+        let parts: Vec<(Partition, Vec<NewEvent>)> = places
+            .iter()
+            .map(|(partition, indices)| {
+                (
+                    *partition,
+                    indices.iter().map(|&index| events[index].clone()).collect(),
+                )
+            })
+            .collect();
+        let outcomes = self.commit_across(&parts, &events).await?;
+
+        if let Some(refusal) = first_refusal(&outcomes, &places, &events) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
+        for (((partition, part), outcome), indices) in
+            parts.into_iter().zip(outcomes).zip(places.values())
+        {
+            let Outcome::Appended(appended) = outcome else {
+                return Ok(Outcome::Duplicate);
+            };
+            let part = log::stored_events(partition, part, appended);
+            for (&index, event) in indices.iter().zip(&part) {
+                stored[index] = Some(event.clone());
+            }
+            (self.on_commit)(Committed::Events(partition, part));
+        }
+        Ok(Outcome::Appended(stored.into_iter().flatten().collect()))
+    }
+
+    async fn commit_across(
+        &self,
+        parts: &[(Partition, Vec<NewEvent>)],
+        events: &[NewEvent],
+    ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
+        let ids = || events.iter().map(|event| event.id).collect();
+        let mut giving_way = GivingWay::begin();
+        loop {
+            match self.store.append_events_across(parts).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
+                Err(StoreError::ValueRefused(_)) => {
+                    return Err(AppendError::Refused(Refusal::ValueRefused));
+                }
+                Err(error) => return Err(AppendError::of_store(Arc::new(error), ids())),
+            }
+        }
+    }
+}
+
+/// The refusal of a request over several partitions: a part's own, or that only some of its parts are known.
+fn first_refusal<T>(
+    outcomes: &[Outcome<T>],
+    places: &BTreeMap<Partition, Vec<usize>>,
+    events: &[NewEvent],
+) -> Option<Refusal> {
+    let known = |(outcome, _): &(&Outcome<T>, _)| matches!(outcome, Outcome::Duplicate);
+    let duplicates = outcomes.iter().zip(places.values()).filter(known).count();
+    if duplicates == 0 {
+        return outcomes
+            .iter()
+            .zip(places.values())
+            .find_map(|(outcome, indices)| match outcome {
+                Outcome::Refused(refusal) => Some(refusal.clone().at(|index| indices[index])),
+                _ => None,
+            });
+    }
+    if duplicates == outcomes.len() {
+        return None;
+    }
+    // Ids come first: some of the request is known, and some is not.
+    let (_, indices) = outcomes.iter().zip(places.values()).find(known)?;
+    let index = *indices.first()?;
+    Some(Refusal::IdReused {
+        index,
+        id: events[index].id,
+    })
+}
