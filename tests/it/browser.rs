@@ -29,7 +29,7 @@ fn the_playground_works_with_a_token() {
     run_script(
         "playground.mjs",
         with_token,
-        &[("TIDINGS_TOKEN", "a-token-for-tests"), ("SCREENSHOT", "")],
+        &[("TOKEN", "a-token-for-tests"), ("SCREENSHOT", "")],
     );
 }
 

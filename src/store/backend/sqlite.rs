@@ -4,6 +4,7 @@ mod append;
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -119,12 +120,14 @@ enum End {
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
-    let lock_path = format!("{path}-lock");
+    let path = real_path(Path::new(path));
+    let mut lock_path = path.clone().into_os_string();
+    lock_path.push("-lock");
     let failed = |source| OpenError::Lock {
-        path: lock_path.clone(),
+        path: lock_path.to_string_lossy().into_owned(),
         source,
     };
-    if !make && !std::path::Path::new(path).exists() {
+    if !make && !path.exists() {
         return Err(OpenError::NotMigrated { pending: 1 });
     }
     let file = OpenOptions::new()
@@ -136,10 +139,21 @@ fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
-            path: path.to_owned(),
+            path: path.display().to_string(),
         }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// The file itself, whatever links lead to it: two servers that name it differently have to meet at one lock.
+fn real_path(path: &Path) -> PathBuf {
+    let folder = || {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    let real = path.canonicalize().ok().or_else(folder);
+    real.unwrap_or_else(|| path.to_owned())
 }
 
 fn options(

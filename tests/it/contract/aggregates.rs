@@ -266,3 +266,25 @@ async fn a_key_stands_for_one_id(contract: Contract) {
     contract.append(event(user)).await;
     assert_eq!(contract.aggregate(user).await["version"], 1);
 }
+
+/// SQLite takes 32,766 parameters in a statement, and a range of versions needs four.
+#[tokio::test]
+async fn more_lists_than_one_statement_takes_are_looked_up() {
+    let contract = Contract::on(crate::support::in_process::Engine::Sqlite, 1).await;
+    let aggregates: Vec<Uuid> = (0..1000).map(|_| Uuid::new_v4()).collect();
+    for _ in 0..9 {
+        let events: Vec<Value> = aggregates.iter().map(|id| event(*id)).collect();
+        contract.append_all(json!(events)).await;
+    }
+    let lists: String = (0..9)
+        .map(|after| format!("a{after}: events(afterVersion: {after}, first: 1) {{ version }} "))
+        .collect();
+    let query = format!("{{ aggregates(first: 1000) {{ nodes {{ {lists} }} }} }}");
+    let nodes = list(contract.ask(&query, json!({})).await["aggregates"]["nodes"].take());
+    assert_eq!(nodes.len(), 1000);
+    for node in nodes {
+        for after in 0..9 {
+            assert_eq!(node[format!("a{after}")], json!([{ "version": after + 1 }]));
+        }
+    }
+}

@@ -16,6 +16,7 @@ cases!(
     an_id_of_an_event_of_another_aggregate_is_reused,
     metadata_comes_back_and_is_empty_when_left_out,
     metadata_that_is_no_object_is_refused,
+    a_correlation_id_that_no_index_takes_is_refused,
     the_server_makes_ids_that_sort_by_time,
     time_never_runs_backwards_in_a_partition,
 );
@@ -189,6 +190,21 @@ async fn metadata_comes_back_and_is_empty_when_left_out(contract: Contract) {
     assert_eq!(stored[0]["metadata"], metadata);
     assert_eq!(stored[1]["metadata"], json!({}));
     assert_eq!(stored[2]["metadata"], json!({}));
+}
+
+async fn a_correlation_id_that_no_index_takes_is_refused(contract: Contract) {
+    let long = |chars: usize| json!({ "metadata": { "correlationId": "x".repeat(chars) } });
+    let failure = contract
+        .append_is_refused(with(event(Uuid::new_v4()), long(499)))
+        .await;
+    assert_eq!(failure.code(), "BAD_USER_INPUT");
+    assert_eq!(failure.extension("field"), "input.metadata.correlationId");
+    assert_eq!(contract.all_events().await, Vec::<Value>::new());
+
+    contract
+        .append(with(event(Uuid::new_v4()), long(498)))
+        .await;
+    assert_eq!(contract.all_events().await.len(), 1);
 }
 
 async fn metadata_that_is_no_object_is_refused(contract: Contract) {
