@@ -19,13 +19,17 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    WRITE_BUFFER_BYTES,
+    MAX_BYTES_BEFORE_ACK, WRITE_BUFFER_BYTES,
     operations::{Operations, Outcome},
     protocol::{ClientMessage, Protocol},
 };
 use crate::{
     domain::access::{Caller, RequestId, Role},
-    http::{answer::error_response, connection::Socket, router::Shared},
+    http::{
+        answer::error_response,
+        connection::{Socket, TooMuchRead},
+        router::Shared,
+    },
 };
 
 /// How long a client may take to take the close frame, and then to close.
@@ -53,6 +57,13 @@ impl From<Error> for End {
             Error::Capacity(error) => Self::Close(1009, error.to_string().into()),
             Error::Utf8(_) => Self::Close(1007, "a text message has to be UTF-8".into()),
             Error::Protocol(error) => Self::Close(1002, error.to_string().into()),
+            Error::Io(error)
+                if error
+                    .get_ref()
+                    .is_some_and(|error| error.is::<TooMuchRead>()) =>
+            {
+                Self::Close(1009, error.to_string().into())
+            }
             _ => Self::Gone,
         }
     }
@@ -165,6 +176,9 @@ impl Session {
                 return Err(End::Gone);
             }
         };
+        if !self.is_acknowledged && text.len() > MAX_BYTES_BEFORE_ACK {
+            return Err(End::Close(1009, TooMuchRead.to_string().into()));
+        }
         match ClientMessage::parse(self.protocol, &text).map_err(End::invalid)? {
             ClientMessage::Init { token } => self.begin(token).await,
             ClientMessage::Ping => self.send_text(self.protocol.pong()).await,
@@ -191,6 +205,7 @@ impl Session {
                 .await);
         }
         self.is_acknowledged = true;
+        self.websocket.get_mut().bound_reads(None);
         self.send_text(self.protocol.ack()).await?;
         match self.protocol.keep_alive() {
             Some(message) => self.send_text(message).await,
@@ -302,6 +317,7 @@ impl Session {
             return;
         }
         // Closing a socket with unread bytes resets it, and the client might lose the close frame.
+        self.websocket.get_mut().bound_reads(None);
         let mut unread = [0; 1024];
         let drain =
             async { while matches!(self.websocket.get_mut().read(&mut unread).await, Ok(1..)) {} };

@@ -252,6 +252,41 @@ async fn a_message_above_the_limit_is_closed_with_1009() {
 }
 
 #[tokio::test]
+async fn a_large_message_before_the_acknowledgement_is_closed_with_1009() {
+    let server = TestServer::start().await;
+    let init = json!({ "type": "connection_init", "payload": { "token": "x".repeat(17_000) } });
+    let subscribe = json!({ "type": "subscribe", "id": "1", "payload": large_query() });
+    for protocol in [TRANSPORT, LEGACY] {
+        for message in [&init, &subscribe] {
+            let mut client = Client::connect(&server, protocol).await;
+            // The server may close before it has all of it.
+            client
+                .try_send(Message::text(message.to_string()))
+                .await
+                .ok();
+            assert_eq!(client.closed().await.0, 1009);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_large_operation_after_the_acknowledgement_is_answered() {
+    let server = TestServer::start().await;
+    let mut client = Client::begin(&server).await;
+    client.subscribe("1", large_query()).await;
+    let message = client.next().await;
+    assert!(
+        message["payload"]["data"]["server"]["version"].is_string(),
+        "{message}"
+    );
+}
+
+/// The request of a query that has a megabyte of variables, which are for nothing.
+fn large_query() -> Value {
+    json!({ "query": QUERY, "variables": { "unused": "x".repeat(1_000_000) } })
+}
+
+#[tokio::test]
 async fn a_handshake_without_a_known_protocol_is_refused() {
     let server = TestServer::start().await;
     for protocols in ["", "mqtt", "graphql"] {
