@@ -26,6 +26,7 @@ use super::{
 use crate::{
     domain::access::{Caller, RequestId, Role},
     http::{
+        DRAIN_TIMEOUT,
         answer::error_response,
         connection::{Socket, TooMuchRead},
         router::Shared,
@@ -132,7 +133,7 @@ impl Session {
         loop {
             tokio::select! {
                 biased;
-                () = &mut stopped => return Err(End::Close(1001, "the server is stopping".into())),
+                () = &mut stopped => return Err(self.finish().await),
                 message = self.websocket.next() => {
                     last_heard = Instant::now();
                     self.hear(message.ok_or(End::Gone)??).await?;
@@ -157,10 +158,27 @@ impl Session {
             let flushed = self.websocket.flush();
             tokio::select! {
                 biased;
-                () = &mut stopped => return Err(End::Close(1001, "the server is stopping".into())),
+                () = &mut stopped => return Err(self.finish().await),
                 flushed = flushed => flushed?,
             }
             self.unflushed_bytes = 0;
+        }
+    }
+
+    /// The server stops: what still comes is not begun, subscriptions end, and queries and mutations that run are answered.
+    async fn finish(&mut self) -> End {
+        self.operations.stop_subscriptions();
+        let answers = async {
+            while self.operations.len() > 0 {
+                let outcome = self.operations.next().await;
+                self.tell(outcome).await?;
+            }
+            Ok::<_, End>(())
+        };
+        // The close, which also flushes the answers, needs its time as well.
+        match timeout(DRAIN_TIMEOUT.saturating_sub(CLOSE_TIMEOUT), answers).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(())) | Err(_) => End::Close(1001, "the server is stopping".into()),
         }
     }
 

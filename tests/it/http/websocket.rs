@@ -489,6 +489,53 @@ async fn a_stop_closes_websockets_with_1001() {
 }
 
 #[tokio::test]
+async fn an_append_right_before_a_stop_is_answered_before_the_close_or_not_stored() {
+    let server = TestServer::start().await;
+    let mut clients = Vec::new();
+    for number in 0..10 {
+        let mut client = Client::begin(&server).await;
+        client.subscribe("follow", follow("followed")).await;
+        let appends: Vec<Value> = (0..20)
+            .map(|id| append(&format!("s-{number}-{id}")))
+            .collect();
+        for (id, append) in appends.iter().enumerate() {
+            client.subscribe(&id.to_string(), append.clone()).await;
+        }
+        clients.push((client, appends));
+    }
+    let answered = async {
+        let mut unanswered = Vec::new();
+        for (mut client, appends) in clients {
+            let (messages, code) = client.rest().await;
+            assert_eq!(code, 1001);
+            for (id, append) in appends.into_iter().enumerate() {
+                let is_answer = |message: &&Value| message["id"] == id.to_string();
+                match messages.iter().find(is_answer) {
+                    Some(answer) => assert_eq!(answer["type"], "next", "{answer}"),
+                    None => unanswered.push(append),
+                }
+            }
+        }
+        unanswered
+    };
+    let (database, unanswered) = tokio::join!(server.stop(), answered);
+
+    let server = TestServer::on(database, |_| {}).await;
+    let mut client = Client::begin(&server).await;
+    for append in unanswered {
+        client.subscribe("again", append).await;
+        let answer = client.next().await;
+        assert_eq!(
+            answer["payload"]["data"]["appendToStream"]["duplicate"], false,
+            "what was not answered is not stored: {answer}"
+        );
+        client
+            .expect(json!({ "type": "complete", "id": "again" }))
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_is_dropped() {
     let server =
         TestServer::with(|config| config.limits.send_timeout = Duration::from_millis(200)).await;
