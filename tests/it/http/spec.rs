@@ -1,8 +1,13 @@
 //! GraphQL over HTTP: media types, status codes, methods, and what cannot be read.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -401,6 +406,34 @@ async fn the_server_stops_whatever_connections_are_open() {
     read_to_end(&mut never_used).await;
     read_to_end(&mut half_sent).await;
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[test]
+fn a_server_whose_standard_output_is_closed_stops_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--database-url"])
+        .arg(format!("sqlite://{}/tidings.db", folder.path().display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    drop(output);
+    let pid = Pid::from_child(&server);
+    kill_process(pid, Signal::TERM).unwrap();
+    let mut log = String::new();
+    server
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    let status = server.wait().unwrap();
+    assert!(line.starts_with("Tidings "), "{line}");
+    assert!(status.success(), "{status}: {log}");
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> String {
