@@ -509,7 +509,8 @@ async fn an_append_right_before_a_stop_is_answered_before_the_close_or_not_store
             let (messages, code) = client.rest().await;
             assert_eq!(code, 1001);
             for (id, append) in appends.into_iter().enumerate() {
-                let is_answer = |message: &&Value| message["id"] == id.to_string();
+                let id = id.to_string();
+                let is_answer = |message: &&Value| message["id"].as_str() == Some(&id);
                 match messages.iter().find(is_answer) {
                     Some(answer) => assert_eq!(answer["type"], "next", "{answer}"),
                     None => unanswered.push(append),
