@@ -1,6 +1,10 @@
 //! The command line: what can be called, and what each call does. Floor 8.
 
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -54,6 +58,13 @@ struct Migrate {
     log: Log,
 }
 
+/// Prints a line for people. Nothing depends on it: standard output may be closed, as behind `head`.
+macro_rules! say {
+    ($($text:tt)*) => {
+        writeln!(io::stdout(), $($text)*).ok();
+    };
+}
+
 /// Reads the command line and does what it says.
 ///
 /// # Errors
@@ -87,10 +98,12 @@ pub fn run() -> anyhow::Result<()> {
             start_log(&config.log);
             block_on(migrate(config))
         }
-        Command::Schema => {
-            print!("{}", graphql::sdl());
-            Ok(())
-        }
+        Command::Schema => match io::stdout().write_all(graphql::sdl().as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(error).context("cannot print the schema")
+            }
+            _ => Ok(()),
+        },
     }
 }
 
@@ -160,7 +173,7 @@ fn start_log(log: &Log) {
 
 async fn migrate(config: Config) -> anyhow::Result<()> {
     App::migrate(&config).await?;
-    println!("The tables of {} are up to date.", config.database.url);
+    say!("The tables of {} are up to date.", config.database.url);
     Ok(())
 }
 
@@ -184,7 +197,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         name = stop_signal.received() => name,
         () = stopping.cancelled() => "a fault",
     };
-    println!("Stopping ({signal}) …");
+    say!("Stopping ({signal}) …");
     let stop = async {
         server.stop().await;
         app.stop().await;
@@ -200,19 +213,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 fn greet(server: &Server, app: &App, config: &Config) {
     let mut address = server.local_addr();
-    println!("Tidings {} listens on {address}", env!("CARGO_PKG_VERSION"));
+    say!("Tidings {} listens on {address}", env!("CARGO_PKG_VERSION"));
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    println!("  database    {}", app.describe_database());
-    println!("  GraphQL     http://{address}/graphql (websockets too; schema at /schema.graphql)");
-    println!("  playground  http://{address}/");
+    say!("  database    {}", app.describe_database());
+    say!("  GraphQL     http://{address}/graphql (websockets too; schema at /schema.graphql)");
+    say!("  playground  http://{address}/");
     if config.access.tokens.is_empty() {
-        println!(
+        say!(
             "  access      everybody on this machine may do everything; --token admin=SECRET asks for a token"
         );
     } else {
-        println!(
+        say!(
             "  access      with a token: `Authorization: Bearer SECRET`, or in the payload of connection_init"
         );
     }

@@ -169,12 +169,16 @@ pub(super) fn answer(media: Media, mut response: GraphqlResponse) -> Response<Bo
 
 pub(super) const BAD_USER_INPUT: &str = "BAD_USER_INPUT";
 pub(super) const UNAVAILABLE: &str = "UNAVAILABLE";
+/// How long a client is told to wait before it tries again.
+const RETRY_AFTER_MS: u32 = 1000;
 
 /// A request that is refused before GraphQL has it, with the same form of body as every other error.
 pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// Nothing was done, and the same request may succeed later.
+    is_retryable: bool,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -184,7 +188,16 @@ impl Refusal {
             status,
             code,
             message: message.into(),
+            is_retryable: false,
             header: None,
+        }
+    }
+
+    /// Nothing was done, for want of something that comes back soon.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self {
+            is_retryable: true,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, message)
         }
     }
 
@@ -204,11 +217,46 @@ impl Refusal {
     }
 
     pub(super) fn answer(self, media: Media) -> Response<Body> {
-        let mut response = json(self.status, media, &error_body(self.code, &self.message));
+        let mut response = json(self.status, media, &self.body());
+        if self.is_retryable {
+            let seconds = HeaderValue::from(RETRY_AFTER_MS / 1000);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }
         response
+    }
+
+    fn body(&self) -> impl Serialize {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            errors: [Error<'a>; 1],
+        }
+        #[derive(Serialize)]
+        struct Error<'a> {
+            message: &'a str,
+            extensions: Extensions<'a>,
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Extensions<'a> {
+            code: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            outcome: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            retry_after_ms: Option<u32>,
+        }
+        Body {
+            errors: [Error {
+                message: &self.message,
+                extensions: Extensions {
+                    code: self.code,
+                    outcome: self.is_retryable.then_some("NOT_DONE"),
+                    retry_after_ms: self.is_retryable.then_some(RETRY_AFTER_MS),
+                },
+            }],
+        }
     }
 }
 
@@ -217,28 +265,6 @@ pub(super) fn error_response(code: &'static str, message: impl Into<String>) -> 
     let mut error = ServerError::new(message, None);
     error.extensions.get_or_insert_default().set("code", code);
     GraphqlResponse::from_errors(vec![error])
-}
-
-fn error_body<'a>(code: &'a str, message: &'a str) -> impl Serialize + use<'a> {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        errors: [Error<'a>; 1],
-    }
-    #[derive(Serialize)]
-    struct Error<'a> {
-        message: &'a str,
-        extensions: Code<'a>,
-    }
-    #[derive(Serialize)]
-    struct Code<'a> {
-        code: &'a str,
-    }
-    Body {
-        errors: [Error {
-            message,
-            extensions: Code { code },
-        }],
-    }
 }
 
 fn json(status: StatusCode, media: Media, body: &impl Serialize) -> Response<Body> {

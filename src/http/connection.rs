@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -47,7 +48,14 @@ pub(super) struct Socket {
     send_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     taken_at: Option<Instant>,
+    /// How many bytes may still be read; `None` where nothing bounds them here.
+    readable_bytes: Option<usize>,
 }
+
+/// The peer has sent more than it may.
+#[derive(Debug, Error)]
+#[error("more was sent than may be before the connection is acknowledged")]
+pub(super) struct TooMuchRead;
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, send_timeout: Duration) -> Self {
@@ -56,7 +64,13 @@ impl Socket {
             send_timeout,
             stalled: None,
             taken_at: None,
+            readable_bytes: None,
         }
+    }
+
+    /// Bounds what is read from now on: past it, reads fail with [`TooMuchRead`].
+    pub(super) fn bound_reads(&mut self, readable_bytes: Option<usize>) {
+        self.readable_bytes = readable_bytes;
     }
 
     /// When the peer last took something that it had to be waited for: a sign of life of one that is slow.
@@ -96,7 +110,15 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.readable_bytes == Some(0) {
+            return Poll::Ready(Err(io::Error::other(TooMuchRead)));
+        }
+        let length_before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Some(readable_bytes) = &mut self.readable_bytes {
+            *readable_bytes = readable_bytes.saturating_sub(buffer.filled().len() - length_before);
+        }
+        outcome
     }
 }
 

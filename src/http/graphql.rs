@@ -9,12 +9,11 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
 };
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 
 use super::{
     answer::{BAD_USER_INPUT, Media, Refusal, UNAVAILABLE, answer, error_response, is_json},
+    body::{Room, read_body},
     parameters,
     router::Shared,
 };
@@ -50,11 +49,12 @@ async fn run(
         .role_of_headers(request.headers())
         .map_err(|_| Refusal::unauthenticated())?;
     let is_get = request.method() == Method::GET;
+    let mut room = Room::new(&shared.body_room);
     let parameters = if is_get {
         parameters::from_query_string(request.uri().query().unwrap_or_default())
     } else if request.method() == Method::POST {
         check_content_type(request.headers())?;
-        parameters::from_json(&read_body(shared, request.into_body()).await?)
+        parameters::from_json(&read_body(&shared.limits, &mut room, request.into_body()).await?)
     } else {
         let message = format!(
             "{} is not a method of GraphQL; use POST, or GET for queries",
@@ -136,59 +136,6 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
         message,
     ))
 }
-
-/// Reads a body up to the limit, without a copy where it came in one piece.
-async fn read_body(shared: &Shared, mut body: Incoming) -> Result<Bytes, Refusal> {
-    let limit = shared.limits.max_request_bytes;
-    let too_large = || {
-        let message = format!(
-            "the request is larger than {limit} bytes, which the option --max-request-bytes allows"
-        );
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, BAD_USER_INPUT, message)
-            .with_header(header::CONNECTION, CLOSE)
-    };
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
-    let read = async {
-        let mut only = Bytes::new();
-        let mut joined: Option<BytesMut> = None;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::bad_input("the request's body broke off"))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if joined.as_ref().map_or(only.len(), BytesMut::len) + data.len() > limit {
-                return Err(too_large());
-            }
-            match &mut joined {
-                Some(joined) => joined.extend_from_slice(&data),
-                None if only.is_empty() => only = data,
-                None => {
-                    let expected = usize::try_from(body.size_hint().lower())
-                        .unwrap_or_default()
-                        .min(limit);
-                    let mut both = BytesMut::with_capacity(only.len() + data.len() + expected);
-                    both.extend_from_slice(&only);
-                    both.extend_from_slice(&data);
-                    joined = Some(both);
-                }
-            }
-        }
-        Ok(joined.map_or(only, BytesMut::freeze))
-    };
-    tokio::time::timeout(shared.limits.request_timeout, read)
-        .await
-        .unwrap_or_else(|_| {
-            let message = "the request's body did not arrive in time";
-            Err(
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, BAD_USER_INPUT, message)
-                    .with_header(header::CONNECTION, CLOSE),
-            )
-        })
-}
-
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 fn method_refused(message: String, allow: &'static str) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, BAD_USER_INPUT, message)

@@ -2,6 +2,7 @@
 
 mod access;
 mod answer;
+mod body;
 mod connection;
 pub mod console;
 mod graphql;

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header},
 };
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 use uuid::Uuid;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::{
     access::{Gate, Refused},
     answer::{BAD_USER_INPUT, Media, Refusal},
+    body::room_for_bodies,
     connection::Connection,
     console, graphql, health, websocket,
 };
@@ -30,6 +32,8 @@ pub(super) struct Shared {
     pub(super) stopping: CancellationToken,
     /// The tasks of open connections.
     pub(super) tasks: TaskTracker,
+    /// The room for all bodies in work.
+    pub(super) body_room: Semaphore,
     pages: Router,
 }
 
@@ -43,6 +47,7 @@ impl Shared {
     ) -> Self {
         let pages = console::router().fallback(nothing_here);
         let tasks = TaskTracker::new();
+        let body_room = room_for_bodies(&limits);
         Self {
             graphql,
             app,
@@ -50,6 +55,7 @@ impl Shared {
             limits,
             stopping,
             tasks,
+            body_room,
             pages,
         }
     }

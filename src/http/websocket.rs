@@ -33,6 +33,10 @@ const READ_BUFFER_BYTES: usize = 4 * 1024;
 /// What is ready is collected up to about this size before it is written; each connection may keep a buffer of twice that.
 const WRITE_BUFFER_BYTES: usize = 8 * 1024;
 
+/// What is read until the connection is acknowledged: everybody may send that much, and a token fits in.
+/// The socket counts it, as the limits of a `WebSocketStream` cannot be changed once it is made.
+const MAX_BYTES_BEFORE_ACK: usize = 16 * 1024;
+
 /// Whether a request wants to become a websocket.
 pub(super) fn is_upgrade<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET
@@ -162,7 +166,8 @@ async fn run(
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(limit)
         .max_frame_size(limit);
-    let (socket, read_ahead) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    let (mut socket, read_ahead) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    socket.bound_reads(Some(MAX_BYTES_BEFORE_ACK.saturating_sub(read_ahead.len())));
     let websocket =
         WebSocketStream::from_partially_read(socket, read_ahead, Side::Server, Some(config)).await;
     Session::new(websocket, shared, protocol, role)

@@ -32,7 +32,12 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Operations {
     running: SelectAll<BoxStream<'static, (Arc<str>, Outcome)>>,
-    handles: HashMap<Arc<str>, AbortHandle>,
+    handles: HashMap<Arc<str>, Handle>,
+}
+
+struct Handle {
+    abort: AbortHandle,
+    is_subscription: bool,
 }
 
 impl Operations {
@@ -53,19 +58,30 @@ impl Operations {
         caller: Caller,
     ) {
         let id: Arc<str> = id.into();
+        let is_subscription = prepared.operation == OperationType::Subscription;
         let outcomes = outcomes(shared, prepared, caller);
         let tagged = Arc::clone(&id);
-        let (outcomes, handle) =
+        let (outcomes, abort) =
             stream::abortable(outcomes.map(move |outcome| (Arc::clone(&tagged), outcome)));
         self.running.push(outcomes.boxed());
+        let handle = Handle {
+            abort,
+            is_subscription,
+        };
         self.handles.insert(id, handle);
     }
 
     /// Ends an operation, if it runs.
     pub(super) fn stop(&mut self, id: &str) {
         if let Some(handle) = self.handles.remove(id) {
-            handle.abort();
+            handle.abort.abort();
         }
+    }
+
+    /// Ends the subscriptions; queries and mutations, which end by themselves, go on.
+    pub(super) fn stop_subscriptions(&mut self) {
+        let subscriptions = self.handles.extract_if(|_, handle| handle.is_subscription);
+        subscriptions.for_each(|(_, handle)| handle.abort.abort());
     }
 
     /// The next outcome of any operation; waits where there is none.

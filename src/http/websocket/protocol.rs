@@ -2,11 +2,14 @@
 //!
 //! Sources: the protocol documents of graphql-ws (`graphql-transport-ws`) and of subscriptions-transport-ws (`graphql-ws`).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use async_graphql::{Request, Response, ServerError};
 use axum::http::{HeaderMap, header};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::http::{answer::Answer, parameters};
@@ -123,22 +126,60 @@ fn checked_id(id: Option<String>) -> Result<String, String> {
     }
 }
 
+/// The fields of the payload of `connection_init` that can hold a token; the others are skipped, and no values are made of them.
+#[derive(Default)]
+struct InitPayload {
+    authorization: Option<String>,
+    token: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for InitPayload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = InitPayload;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InitPayload, A::Error> {
+                let mut payload = InitPayload::default();
+                while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+                    let field = if name.eq_ignore_ascii_case("authorization") {
+                        &mut payload.authorization
+                    } else if name.eq_ignore_ascii_case("token") {
+                        &mut payload.token
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    };
+                    let value: &RawValue = map.next_value()?;
+                    if field.is_none() && value.get().starts_with('"') {
+                        *field =
+                            Some(serde_json::from_str(value.get()).map_err(de::Error::custom)?);
+                    }
+                }
+                Ok(payload)
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
 /// The token in the payload of `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
 fn read_token(payload: &str) -> Result<Option<String>, String> {
-    let payload: serde_json::Map<String, serde_json::Value> = serde_json::from_str(payload)
+    let payload: InitPayload = serde_json::from_str(payload)
         .map_err(|_| "the payload of connection_init is a JSON object".to_owned())?;
-    let text_of = |name: &str| {
-        payload
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .and_then(|(_, value)| value.as_str())
-    };
-    let token = match text_of("authorization") {
+    Ok(match payload.authorization {
         // A value without the scheme is no token, but no absence of one either: it is refused as unknown.
-        Some(value) => Some(crate::http::access::bearer(value).unwrap_or_default()),
-        None => text_of("token"),
-    };
-    Ok(token.map(str::to_owned))
+        Some(value) => Some(
+            crate::http::access::bearer(&value)
+                .unwrap_or_default()
+                .to_owned(),
+        ),
+        None => payload.token,
+    })
 }
 
 #[derive(Serialize)]
@@ -256,6 +297,10 @@ mod tests {
             assert_eq!(token(payload).as_deref(), Some("x"), "{payload}");
         }
         assert_eq!(token(r#"{"Authorization":"x"}"#).as_deref(), Some(""));
+        assert_eq!(
+            token(r#"{"other":{"token":"x"},"TOKEN":1,"token":"y"}"#).as_deref(),
+            Some("y")
+        );
         assert_eq!(token(r#"{"other":1}"#), None);
         assert_eq!(token("null"), None);
     }

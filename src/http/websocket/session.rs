@@ -19,13 +19,18 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    WRITE_BUFFER_BYTES,
+    MAX_BYTES_BEFORE_ACK, WRITE_BUFFER_BYTES,
     operations::{Operations, Outcome},
     protocol::{ClientMessage, Protocol},
 };
 use crate::{
     domain::access::{Caller, RequestId, Role},
-    http::{answer::error_response, connection::Socket, router::Shared},
+    http::{
+        DRAIN_TIMEOUT,
+        answer::error_response,
+        connection::{Socket, TooMuchRead},
+        router::Shared,
+    },
 };
 
 /// How long a client may take to take the close frame, and then to close.
@@ -53,6 +58,13 @@ impl From<Error> for End {
             Error::Capacity(error) => Self::Close(1009, error.to_string().into()),
             Error::Utf8(_) => Self::Close(1007, "a text message has to be UTF-8".into()),
             Error::Protocol(error) => Self::Close(1002, error.to_string().into()),
+            Error::Io(error)
+                if error
+                    .get_ref()
+                    .is_some_and(|error| error.is::<TooMuchRead>()) =>
+            {
+                Self::Close(1009, error.to_string().into())
+            }
             _ => Self::Gone,
         }
     }
@@ -121,7 +133,7 @@ impl Session {
         loop {
             tokio::select! {
                 biased;
-                () = &mut stopped => return Err(End::Close(1001, "the server is stopping".into())),
+                () = &mut stopped => return Err(self.finish().await),
                 message = self.websocket.next() => {
                     last_heard = Instant::now();
                     self.hear(message.ok_or(End::Gone)??).await?;
@@ -146,10 +158,27 @@ impl Session {
             let flushed = self.websocket.flush();
             tokio::select! {
                 biased;
-                () = &mut stopped => return Err(End::Close(1001, "the server is stopping".into())),
+                () = &mut stopped => return Err(self.finish().await),
                 flushed = flushed => flushed?,
             }
             self.unflushed_bytes = 0;
+        }
+    }
+
+    /// The server stops: what still comes is not begun, subscriptions end, and queries and mutations that run are answered.
+    async fn finish(&mut self) -> End {
+        self.operations.stop_subscriptions();
+        let answers = async {
+            while self.operations.len() > 0 {
+                let outcome = self.operations.next().await;
+                self.tell(outcome).await?;
+            }
+            Ok::<_, End>(())
+        };
+        // The close, which also flushes the answers, needs its time as well.
+        match timeout(DRAIN_TIMEOUT.saturating_sub(CLOSE_TIMEOUT), answers).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(())) | Err(_) => End::Close(1001, "the server is stopping".into()),
         }
     }
 
@@ -165,6 +194,9 @@ impl Session {
                 return Err(End::Gone);
             }
         };
+        if !self.is_acknowledged && text.len() > MAX_BYTES_BEFORE_ACK {
+            return Err(End::Close(1009, TooMuchRead.to_string().into()));
+        }
         match ClientMessage::parse(self.protocol, &text).map_err(End::invalid)? {
             ClientMessage::Init { token } => self.begin(token).await,
             ClientMessage::Ping => self.send_text(self.protocol.pong()).await,
@@ -191,6 +223,7 @@ impl Session {
                 .await);
         }
         self.is_acknowledged = true;
+        self.websocket.get_mut().bound_reads(None);
         self.send_text(self.protocol.ack()).await?;
         match self.protocol.keep_alive() {
             Some(message) => self.send_text(message).await,
@@ -302,6 +335,7 @@ impl Session {
             return;
         }
         // Closing a socket with unread bytes resets it, and the client might lose the close frame.
+        self.websocket.get_mut().bound_reads(None);
         let mut unread = [0; 1024];
         let drain =
             async { while matches!(self.websocket.get_mut().read(&mut unread).await, Ok(1..)) {} };

@@ -1,8 +1,13 @@
 //! GraphQL over HTTP: media types, status codes, methods, and what cannot be read.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -351,6 +356,60 @@ async fn junk_on_the_socket_harms_nobody() {
 }
 
 #[tokio::test]
+async fn large_bodies_are_bounded_together() {
+    const LIMIT: usize = 100_000;
+    let server = TestServer::with(|config| config.limits.max_request_bytes = LIMIT).await;
+    let query = json!({ "query": QUERY }).to_string();
+    let body = query.clone() + &" ".repeat(LIMIT - query.len());
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         expect: 100-continue\r\ncontent-length: {LIMIT}\r\n\r\n"
+    );
+    let mut in_work = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(server.authority()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server says that it goes on once it has room.
+        let mut go_on = [0; 25];
+        timeout(PATIENCE, stream.read_exact(&mut go_on))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+        in_work.push(stream);
+    }
+
+    let mut refused = TcpStream::connect(server.authority()).await.unwrap();
+    refused.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_to_end(&mut refused).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let (_, answer) = answer.split_once("\r\n\r\n").unwrap();
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    assert_eq!(
+        answer["errors"][0]["extensions"],
+        json!({ "code": "UNAVAILABLE", "outcome": "NOT_DONE", "retryAfterMs": 1000 })
+    );
+    // In pieces, without a length that says how much will come.
+    let pieces = [body.clone()].map(Ok::<_, std::io::Error>);
+    let request = post(&server, "").body(reqwest::Body::wrap_stream(futures_util::stream::iter(
+        pieces,
+    )));
+    if let Ok(response) = timeout(PATIENCE, request.send()).await.unwrap() {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let small = send(post(&server, json!({ "query": QUERY }))).await;
+    assert_eq!(small.status(), StatusCode::OK);
+
+    for mut stream in in_work {
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let again = send(post(&server, &body)).await;
+    assert_eq!(again.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_connection_too_many_is_told_so() {
     let server = TestServer::with(|config| config.limits.max_connections = 1).await;
     let mut first = TcpStream::connect(server.authority()).await.unwrap();
@@ -401,6 +460,34 @@ async fn the_server_stops_whatever_connections_are_open() {
     read_to_end(&mut never_used).await;
     read_to_end(&mut half_sent).await;
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[test]
+fn a_server_whose_standard_output_is_closed_stops_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--database-url"])
+        .arg(format!("sqlite://{}/tidings.db", folder.path().display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    drop(output);
+    let pid = Pid::from_child(&server);
+    kill_process(pid, Signal::TERM).unwrap();
+    let mut log = String::new();
+    server
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    let status = server.wait().unwrap();
+    assert!(line.starts_with("Tidings "), "{line}");
+    assert!(status.success(), "{status}: {log}");
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> String {

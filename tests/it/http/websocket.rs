@@ -252,6 +252,41 @@ async fn a_message_above_the_limit_is_closed_with_1009() {
 }
 
 #[tokio::test]
+async fn a_large_message_before_the_acknowledgement_is_closed_with_1009() {
+    let server = TestServer::start().await;
+    let init = json!({ "type": "connection_init", "payload": { "token": "x".repeat(17_000) } });
+    let subscribe = json!({ "type": "subscribe", "id": "1", "payload": large_query() });
+    for protocol in [TRANSPORT, LEGACY] {
+        for message in [&init, &subscribe] {
+            let mut client = Client::connect(&server, protocol).await;
+            // The server may close before it has all of it.
+            client
+                .try_send(Message::text(message.to_string()))
+                .await
+                .ok();
+            assert_eq!(client.closed().await.0, 1009);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_large_operation_after_the_acknowledgement_is_answered() {
+    let server = TestServer::start().await;
+    let mut client = Client::begin(&server).await;
+    client.subscribe("1", large_query()).await;
+    let message = client.next().await;
+    assert!(
+        message["payload"]["data"]["server"]["version"].is_string(),
+        "{message}"
+    );
+}
+
+/// The request of a query that has a megabyte of variables, which are for nothing.
+fn large_query() -> Value {
+    json!({ "query": QUERY, "variables": { "unused": "x".repeat(1_000_000) } })
+}
+
+#[tokio::test]
 async fn a_handshake_without_a_known_protocol_is_refused() {
     let server = TestServer::start().await;
     for protocols in ["", "mqtt", "graphql"] {
@@ -451,6 +486,54 @@ async fn a_stop_closes_websockets_with_1001() {
     };
     tokio::join!(server.stop(), closed);
     assert!(stopping.elapsed() < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn an_append_right_before_a_stop_is_answered_before_the_close_or_not_stored() {
+    let server = TestServer::start().await;
+    let mut clients = Vec::new();
+    for number in 0..10 {
+        let mut client = Client::begin(&server).await;
+        client.subscribe("follow", follow("followed")).await;
+        let appends: Vec<Value> = (0..20)
+            .map(|id| append(&format!("s-{number}-{id}")))
+            .collect();
+        for (id, append) in appends.iter().enumerate() {
+            client.subscribe(&id.to_string(), append.clone()).await;
+        }
+        clients.push((client, appends));
+    }
+    let answered = async {
+        let mut unanswered = Vec::new();
+        for (mut client, appends) in clients {
+            let (messages, code) = client.rest().await;
+            assert_eq!(code, 1001);
+            for (id, append) in appends.into_iter().enumerate() {
+                let id = id.to_string();
+                let is_answer = |message: &&Value| message["id"].as_str() == Some(&id);
+                match messages.iter().find(is_answer) {
+                    Some(answer) => assert_eq!(answer["type"], "next", "{answer}"),
+                    None => unanswered.push(append),
+                }
+            }
+        }
+        unanswered
+    };
+    let (database, unanswered) = tokio::join!(server.stop(), answered);
+
+    let server = TestServer::on(database, |_| {}).await;
+    let mut client = Client::begin(&server).await;
+    for append in unanswered {
+        client.subscribe("again", append).await;
+        let answer = client.next().await;
+        assert_eq!(
+            answer["payload"]["data"]["appendToStream"]["duplicate"], false,
+            "what was not answered is not stored: {answer}"
+        );
+        client
+            .expect(json!({ "type": "complete", "id": "again" }))
+            .await;
+    }
 }
 
 #[tokio::test]

@@ -106,6 +106,21 @@ impl Client {
         }
     }
 
+    /// All messages up to the close frame, and its code.
+    pub async fn rest(&mut self) -> (Vec<Value>, u16) {
+        let mut messages = Vec::new();
+        loop {
+            match self.next_raw().await {
+                Some(Ok(Message::Text(text))) => {
+                    messages.push(serde_json::from_str(&text).unwrap())
+                }
+                Some(Ok(Message::Close(Some(frame)))) => return (messages, frame.code.into()),
+                Some(Ok(_)) => {}
+                other => panic!("no close frame but {other:?}"),
+            }
+        }
+    }
+
     /// The code and the reason of the close frame; messages before it are skipped.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
