@@ -148,7 +148,9 @@ fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
 /// The file itself, whatever links lead to it: two servers that name it differently have to meet at one lock.
 fn real_path(path: &Path) -> PathBuf {
     let folder = || {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
         Some(folder.join(path.file_name()?))
     };
