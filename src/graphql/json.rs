@@ -19,7 +19,7 @@ pub(super) fn raw(json: &Json) -> Value {
     Value::Binary(Bytes::from_owner(json.clone()))
 }
 
-/// A value of an answer that writes itself as JSON, with [`raw`] text as it is.
+/// A value of an answer that writes itself as JSON, with JSON text as it is.
 #[derive(Clone, Copy, Debug)]
 pub struct AsJson<'a>(pub &'a Value);
 

@@ -6,7 +6,7 @@ use entity::events::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
     Statement,
-    sea_query::{self, Expr, ExprTrait, Query, SelectStatement},
+    sea_query::{self, Expr, ExprTrait, Func, JoinType, Query, SelectStatement},
 };
 
 use super::{Store, StoreError, backend::Backend, rows};
@@ -112,6 +112,47 @@ impl Store {
         if scan.above >= scan.up_to {
             return Ok(Vec::new());
         }
+        let mut select = self.scan(scan);
+        if let Some(max_bytes) = scan.max_bytes {
+            let json = "event_data,event_metadata";
+            select = rows::bounded(select, rows::EVENT_COLUMNS, json, "position", max_bytes);
+        }
+        self.select(&select)
+            .await?
+            .iter()
+            .map(rows::event)
+            .collect()
+    }
+
+    /// Reads a part of one partition's log together with the log's head, both as of one instant. The events come in no order.
+    pub(super) async fn scan_events_and_head(
+        &self,
+        scan: &EventScan<'_>,
+    ) -> Result<(Position, Vec<Event>), StoreError> {
+        let newest = Func::max(Expr::col(Column::Position));
+        let head = Query::select()
+            .expr_as(Func::coalesce([newest.into(), Expr::val(0_i64)]), "head")
+            .from(Entity)
+            .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
+            .to_owned();
+        let always = Expr::cust("1 = 1");
+        let select = Query::select()
+            .column(("log", "head"))
+            .columns(rows::EVENT_COLUMNS.iter().map(|column| ("page", *column)))
+            .from_subquery(head, "log")
+            .join_subquery(JoinType::LeftJoin, self.scan(scan), "page", always)
+            .to_owned();
+        let mut head = Position::START;
+        let mut events = Vec::new();
+        for row in self.select(&select).await? {
+            let (position, event) = rows::head_and_event(&row)?;
+            head = position;
+            events.extend(event);
+        }
+        Ok((head, events))
+    }
+
+    fn scan(&self, scan: &EventScan<'_>) -> SelectStatement {
         let mut select = select_events();
         select
             .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
@@ -126,15 +167,7 @@ impl Store {
         };
         select.order_by(by, sql_order(scan.order));
         where_filter(self.backend.as_ref(), &mut select, scan.filter);
-        if let Some(max_bytes) = scan.max_bytes {
-            let json = "event_data,event_metadata";
-            select = rows::bounded(select, rows::EVENT_COLUMNS, json, "position", max_bytes);
-        }
-        self.select(&select)
-            .await?
-            .iter()
-            .map(rows::event)
-            .collect()
+        select
     }
 
     /// Reads ranges of several aggregates in one statement; the events come in no order.

@@ -1,6 +1,6 @@
 //! The store: the only user of the database. Floor 2. No transaction leaves it.
 //!
-//! What the two databases do differently lies in [`backend`]; one file here for each family of tables.
+//! What the two databases do differently lies in `backend`; one file here for each family of tables.
 
 mod aggregates;
 mod backend;

@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 
 use super::{EventScan, Store, StoreError};
-use crate::domain::{Event, EventFilter, Order, Partition, Place, Position};
+use crate::domain::{Event, EventFilter, Order, Partition, PartitionCount, Place, Position};
 
 /// A page of events, each with its place.
 #[derive(Debug)]
@@ -38,8 +38,11 @@ impl Store {
         after: Option<&Place>,
         first: usize,
     ) -> Result<EventPageOutcome, StoreError> {
-        // The heads come first: what becomes visible later lies above them, so the page has no hole below its end.
-        let heads = self.heads().await?.events;
+        let (heads, mut events) = if self.partitions == PartitionCount::ONE {
+            self.scan_one_partition(filter, order, after, first).await?
+        } else {
+            self.scan_partitions(filter, order, after, first).await?
+        };
         if let Some(after) = after
             && after
                 .behind
@@ -49,29 +52,7 @@ impl Store {
         {
             return Ok(EventPageOutcome::NotReached(Place::behind(heads)));
         }
-        let start = match (order, after) {
-            (_, Some(after)) => after.clone(),
-            (Order::OldestFirst, None) => Place::start(self.partitions),
-            (Order::NewestFirst, None) => Place::behind(heads.clone()),
-        };
-        let limit = first + 1;
-        let scans = self.partitions_of(filter).into_iter().map(|partition| {
-            let (above, up_to) = match order {
-                Order::OldestFirst => (start.behind[partition.index()], heads[partition.index()]),
-                Order::NewestFirst => (Position::START, start.last_before(partition)),
-            };
-            let scan = EventScan {
-                partition,
-                above,
-                up_to,
-                filter,
-                order,
-                limit: limit as u64,
-                max_bytes: None,
-            };
-            async move { self.scan_events(&scan).await }
-        });
-        let mut events: Vec<Event> = try_join_all(scans).await?.into_iter().flatten().collect();
+        let start = self.start(order, after, &heads);
         let key = |event: &Event| (event.created_at, event.partition, event.position);
         match order {
             Order::OldestFirst => events.sort_by_key(key),
@@ -82,6 +63,80 @@ impl Store {
         Ok(EventPageOutcome::Page(
             self.with_places(events, order, &start, heads, has_next),
         ))
+    }
+
+    /// Where a page begins.
+    fn start(&self, order: Order, after: Option<&Place>, heads: &[Position]) -> Place {
+        match (order, after) {
+            (_, Some(after)) => after.clone(),
+            (Order::OldestFirst, None) => Place::start(self.partitions),
+            (Order::NewestFirst, None) => Place::behind(heads.to_vec()),
+        }
+    }
+
+    /// The head and the events of the only partition, in one statement.
+    async fn scan_one_partition(
+        &self,
+        filter: &EventFilter,
+        order: Order,
+        after: Option<&Place>,
+        first: usize,
+    ) -> Result<(Vec<Position>, Vec<Event>), StoreError> {
+        let partition = Partition(0);
+        let (above, up_to) = match (order, after) {
+            (Order::OldestFirst, after) => {
+                let above = after.map_or(Position::START, |after| after.behind[0]);
+                (above, Position::MAX)
+            }
+            (Order::NewestFirst, Some(after)) => (Position::START, after.last_before(partition)),
+            (Order::NewestFirst, None) => (Position::START, Position::MAX),
+        };
+        let limit = first as u64 + 1;
+        let max_bytes = None;
+        let scan = EventScan {
+            partition,
+            above,
+            up_to,
+            filter,
+            order,
+            limit,
+            max_bytes,
+        };
+        let (head, events) = self.scan_events_and_head(&scan).await?;
+        Ok((vec![head], events))
+    }
+
+    /// The heads and the events of all partitions in which some that pass can lie.
+    async fn scan_partitions(
+        &self,
+        filter: &EventFilter,
+        order: Order,
+        after: Option<&Place>,
+        first: usize,
+    ) -> Result<(Vec<Position>, Vec<Event>), StoreError> {
+        // The heads come first: what becomes visible later lies above them, so the page has no hole below its end.
+        let heads = self.heads().await?.events;
+        let start = self.start(order, after, &heads);
+        let scans = self.partitions_of(filter).into_iter().map(|partition| {
+            let (above, up_to) = match order {
+                Order::OldestFirst => (start.behind[partition.index()], heads[partition.index()]),
+                Order::NewestFirst => (Position::START, start.last_before(partition)),
+            };
+            let limit = first as u64 + 1;
+            let max_bytes = None;
+            let scan = EventScan {
+                partition,
+                above,
+                up_to,
+                filter,
+                order,
+                limit,
+                max_bytes,
+            };
+            async move { self.scan_events(&scan).await }
+        });
+        let events = try_join_all(scans).await?;
+        Ok((heads, events.into_iter().flatten().collect()))
     }
 
     fn with_places(

@@ -119,7 +119,19 @@ pub(super) fn select_aggregate(select: &mut SelectStatement) -> &mut SelectState
 
 /// Reads the columns of [`select_event`].
 pub(super) fn event(row: &QueryResult) -> Result<Event, StoreError> {
+    event_of(Row::of(row))
+}
+
+/// Reads a head, and behind it the columns of [`select_event`], which are NULL where there is no event.
+pub(super) fn head_and_event(row: &QueryResult) -> Result<(Position, Option<Event>), StoreError> {
     let mut row = Row::of(row);
+    let head = Position(row.next()?);
+    let has_event = row.peek::<Option<i16>>()?.is_some();
+    let event = has_event.then(|| event_of(row)).transpose()?;
+    Ok((head, event))
+}
+
+fn event_of(mut row: Row<'_>) -> Result<Event, StoreError> {
     Ok(Event {
         partition: row.partition()?,
         position: Position(row.next()?),
@@ -177,6 +189,11 @@ impl<'a> Row<'a> {
         let value = self.row.try_get_by_index(self.column).map_err(unreadable)?;
         self.column += 1;
         Ok(value)
+    }
+
+    /// The next column's value, which is read again after this.
+    pub(super) fn peek<T: TryGetable>(&self) -> Result<T, StoreError> {
+        self.row.try_get_by_index(self.column).map_err(unreadable)
     }
 
     /// The next column as the number of a partition.

@@ -178,7 +178,7 @@ fn options(
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
-                .statement_cache_capacity(64)
+                .statement_cache_capacity(128)
                 .pragma("temp_store", "memory")
                 .pragma("cache_size", cache_size)
                 .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)

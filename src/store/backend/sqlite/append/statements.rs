@@ -15,7 +15,7 @@ use crate::{
 
 /// Statements with many rows come in these sizes, and what is missing to the next one is filled up with rows of NULL: so
 /// few texts are ever prepared, and a batch takes few of them. Each costs two hand-overs between threads.
-const ROWS_A_STATEMENT: [usize; 5] = [1, 4, 16, 64, 256];
+const ROWS_A_STATEMENT: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256];
 
 /// A statement whose values are being bound.
 pub(super) type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
