@@ -1,5 +1,6 @@
 //! Lists the playground's files, which `make console` puts into `console/dist`, for `src/http/console.rs` to embed. They are
 //! compressed already, so nothing slow happens here. Without them the list is empty, and the server says what is missing.
+//! What is embedded is a copy: where clones share a build folder, the clone that this ran in may be gone when it is compiled.
 
 use std::{
     env,
@@ -24,20 +25,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     files.sort();
 
+    let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut list = String::from("&[\n");
-    for file in &files {
+    for (number, file) in files.iter().enumerate() {
         let (path, content_type) = describe(&dist, file)?;
-        let etag = format!("W/\"{:016x}\"", hash(&fs::read(file)?));
+        let content = fs::read(file)?;
+        let etag = format!("W/\"{:016x}\"", hash(&content));
+        let copy = out.join(format!("asset_{number}.gz"));
+        fs::write(&copy, content)?;
         writeln!(
             list,
-            "    Asset {{ path: {path:?}, content_type: {content_type:?}, etag: {etag:?}, gzip: include_bytes!({file:?}) }},"
+            "    Asset {{ path: {path:?}, content_type: {content_type:?}, etag: {etag:?}, gzip: include_bytes!({copy:?}) }},"
         )?;
     }
     list.push_str("]\n");
-    fs::write(
-        PathBuf::from(env::var("OUT_DIR")?).join("console_assets.rs"),
-        list,
-    )?;
+    fs::write(out.join("console_assets.rs"), list)?;
     Ok(())
 }
 

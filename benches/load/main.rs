@@ -48,8 +48,6 @@ const ENTRIES_A_SECOND: u32 = 10;
 /// What pg_dump has to get through.
 const DUMPED_EVENTS: u64 = 300_000;
 const OPEN_FILES: u64 = 4096;
-/// Measured on two cores with PostgreSQL 15, over the guide's function.
-const POSTGRAPHILE_READS: f64 = 1780.0;
 
 const SCENARIOS: [(&str, &str); 9] = [
     (
@@ -273,13 +271,6 @@ impl Bench {
         }
         let other = self.guide.read(&self.cluster, CONNECTIONS, self.duration);
         self.results.add("pgbench read", other);
-        self.results.add(
-            "PostGraphile",
-            Measurement {
-                rate: POSTGRAPHILE_READS,
-                ..Measurement::default()
-            },
-        );
         for (name, work) in [
             ("read", work::read_events()),
             ("read aggregate", work::read_aggregate()),

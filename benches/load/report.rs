@@ -84,6 +84,21 @@ impl Results {
         })
     }
 
+    /// PostGraphile is not run here: its figure is one of other days, on two cores with PostgreSQL 15.
+    fn above_postgraphile(&self) -> Option<Line> {
+        const RATE: f64 = 1780.0;
+        let rate = self.rate("read")?;
+        Some(Line {
+            what: "  and above PostGraphile",
+            ours: format!("{} /s", thousands(rate)),
+            other: format!("{} /s, not run here", thousands(RATE)),
+            ratio: Some(rate / RATE),
+            target: "well above",
+            is_met: Some(rate >= 1.5 * RATE),
+            note: String::new(),
+        })
+    }
+
     /// A line that compares two mean latencies: at most so many times the other.
     fn latencies(
         &self,
@@ -169,13 +184,7 @@ impl Results {
                 0.5,
                 "(0.5 ×)",
             ),
-            self.rates(
-                "  and above PostGraphile",
-                "read",
-                "PostGraphile",
-                1.5,
-                "well above",
-            ),
+            self.above_postgraphile(),
             self.latencies(
                 "appendEvent, one client",
                 "single",
@@ -330,11 +339,7 @@ impl Results {
             "\n{:<24} {:>28} {:>10}   µs for each, of server / PostgreSQL / client",
             "processor time", "cores: server / PG / client", "others"
         );
-        for (name, all) in self
-            .measurements
-            .iter()
-            .filter(|(name, _)| **name != "PostGraphile")
-        {
+        for (name, all) in &self.measurements {
             let of = |value: fn(&Cpu) -> f64| {
                 median(all.iter().map(|measurement| value(&measurement.cpu)))
             };

@@ -38,7 +38,7 @@ pub struct Json(Arc<str>);
 impl Json {
     /// Takes a text that was checked before it was stored.
     #[must_use]
-    pub fn stored(text: String) -> Self {
+    pub fn stored(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 

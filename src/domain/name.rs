@@ -61,7 +61,7 @@ macro_rules! name {
 
             /// Takes a name that was checked before it was stored.
             #[must_use]
-            pub fn stored(text: String) -> Self {
+            pub fn stored(text: impl Into<Arc<str>>) -> Self {
                 Self(text.into())
             }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 
 /// An instant in UTC, in whole microseconds: what both databases keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +44,28 @@ impl From<DateTime<Utc>> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
+        let time = self.to_utc();
+        let Ok(year @ 0..=9999) = u32::try_from(time.year()) else {
+            return f.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true));
+        };
+        // Pages of events have many of them, and chrono takes its time.
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (from, to, value) in [
+            (0, 4, year),
+            (5, 7, time.month()),
+            (8, 10, time.day()),
+            (11, 13, time.hour()),
+            (14, 16, time.minute()),
+            (17, 19, time.second()),
+            (20, 26, time.timestamp_subsec_micros()),
+        ] {
+            let mut rest = value;
+            for digit in text[from..to].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -58,5 +79,23 @@ mod tests {
         assert_eq!(time.to_string(), "2026-01-31T12:00:00.123456Z");
         assert_eq!(Timestamp::parse(&time.to_string()), Some(time));
         assert_eq!(Timestamp::parse("2026-01-31"), None);
+    }
+
+    #[test]
+    fn instants_are_printed_as_chrono_prints_them() {
+        for micros in [
+            0,
+            -1,
+            951_782_399_999_999,
+            1_709_251_199_000_001,
+            253_402_300_799_999_999,
+            253_402_300_800_000_000,
+            -62_135_596_800_000_001,
+            -62_167_219_200_000_001,
+        ] {
+            let time = Timestamp::from_micros(micros);
+            let expected = time.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true);
+            assert_eq!(time.to_string(), expected);
+        }
     }
 }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use async_graphql::{
-    Context, InputObject, Object, Result, ScalarType, SimpleObject, Value, parser::types::Field,
-};
+use async_graphql::{Context, InputObject, Object, Result, SimpleObject, parser::types::Field};
 
 use super::{
     access::require,
@@ -14,6 +12,7 @@ use super::{
     pagination::{Order, check_first, check_version, connection, list_cost},
     plain::{Fragments, Node, Nodes, Plain},
     scalars::{DateTimeScalar, UuidScalar},
+    text::JsonText,
 };
 use crate::{
     app::App,
@@ -85,16 +84,16 @@ impl AggregateObject {
 }
 
 impl Plain for AggregateObject {
-    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+    fn write(&self, field: &Field, _: &Fragments, text: &mut JsonText) -> Option<()> {
         let aggregate = &self.0;
-        Some(match field.name.node.as_str() {
-            "id" => UuidScalar(aggregate.id.0).to_value(),
-            "type" => aggregate.aggregate_type.as_str().into(),
-            "version" => aggregate.version.0.into(),
-            "createdAt" => DateTimeScalar(aggregate.created_at).to_value(),
-            "updatedAt" => DateTimeScalar(aggregate.updated_at).to_value(),
-            _ => return None,
-        })
+        match field.name.node.as_str() {
+            "id" => text.uuid(aggregate.id.0),
+            "type" => text.text(aggregate.aggregate_type.as_str()),
+            "version" => text.number(aggregate.version.0),
+            "createdAt" => text.instant(aggregate.created_at),
+            "updatedAt" => text.instant(aggregate.updated_at),
+            _ => None,
+        }
     }
 }
 
@@ -212,18 +211,16 @@ impl AggregateQuery {
         let mut page = page.map_err(ApiError::from)?;
         let has_next = page.len() > first;
         page.truncate(first);
-        let cursor = |aggregate: &Aggregate| {
-            Cursor::Aggregates {
-                created_at: aggregate.created_at,
-                id: aggregate.id,
-            }
-            .encode(store.database_id(), store.partitions())
+        let cursor = |aggregate: &Aggregate| Cursor::Aggregates {
+            created_at: aggregate.created_at,
+            id: aggregate.id,
         };
         let nodes = page
             .into_iter()
             .map(|aggregate| (cursor(&aggregate), AggregateObject(aggregate)))
             .collect();
         Ok(AggregateConnection::new(
+            store,
             nodes,
             after.is_some(),
             has_next,

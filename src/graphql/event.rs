@@ -3,8 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use async_graphql::{
-    Context, InputObject, Object, Result, ScalarType, SimpleObject, Subscription, Value,
-    parser::types::Field,
+    Context, InputObject, Object, Result, SimpleObject, Subscription, parser::types::Field,
 };
 use futures_util::stream::{self, Stream};
 
@@ -13,11 +12,11 @@ use super::{
     access::require,
     aggregate::AggregateObject,
     errors::{ApiError, AppendInput},
-    json,
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost, place_of},
-    plain::{self, Fragments, Node, Nodes, Plain},
+    plain::{Fragments, Node, Nodes, Plain, write_object},
     scalars::{DateTimeScalar, JsonScalar, UuidScalar},
+    text::JsonText,
 };
 use crate::{
     app::App,
@@ -96,19 +95,19 @@ impl EventObject {
 }
 
 impl Plain for EventObject {
-    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+    fn write(&self, field: &Field, _: &Fragments, text: &mut JsonText) -> Option<()> {
         let event = self.0.as_ref();
-        Some(match field.name.node.as_str() {
-            "id" => UuidScalar(event.id.0).to_value(),
-            "type" => event.event_type.as_str().into(),
-            "data" => json::raw(&event.data),
-            "metadata" => json::raw(&event.metadata),
-            "aggregateId" => UuidScalar(event.aggregate_id.0).to_value(),
-            "aggregateType" => event.aggregate_type.as_str().into(),
-            "version" => event.version.0.into(),
-            "createdAt" => DateTimeScalar(event.created_at).to_value(),
-            _ => return None,
-        })
+        match field.name.node.as_str() {
+            "id" => text.uuid(event.id.0),
+            "type" => text.text(event.event_type.as_str()),
+            "data" => text.json(&event.data),
+            "metadata" => text.json(&event.metadata),
+            "aggregateId" => text.uuid(event.aggregate_id.0),
+            "aggregateType" => text.text(event.aggregate_type.as_str()),
+            "version" => text.number(event.version.0),
+            "createdAt" => text.instant(event.created_at),
+            _ => None,
+        }
     }
 }
 
@@ -128,14 +127,14 @@ pub struct EventUpdate {
 }
 
 impl Plain for EventUpdate {
-    fn plain(&self, field: &Field, fragments: &Fragments) -> Option<Value> {
+    fn write(&self, field: &Field, fragments: &Fragments, text: &mut JsonText) -> Option<()> {
         match field.name.node.as_str() {
-            "cursor" => Some(self.cursor.as_str().into()),
+            "cursor" => text.text(&self.cursor),
             "event" => match &self.event {
-                Some(event) => plain::object(&event.0, &field.selection_set.node, fragments),
-                None => Some(Value::Null),
+                Some(event) => write_object(&event.0, &field.selection_set.node, fragments, text),
+                None => text.null(),
             },
-            "caughtUp" => Some(self.caught_up.into()),
+            "caughtUp" => text.boolean(self.caught_up),
             _ => None,
         }
     }
@@ -370,18 +369,17 @@ impl EventQuery {
                 );
             }
         };
-        let encode =
-            |place: Place| Cursor::Events(place).encode(store.database_id(), store.partitions());
         let nodes = page
             .events
             .into_iter()
-            .map(|(place, event)| (encode(place), EventObject(Arc::new(event))))
+            .map(|(place, event)| (Cursor::Events(place), EventObject(Arc::new(event))))
             .collect();
         Ok(EventConnection::new(
+            store,
             nodes,
             after.is_some(),
             page.has_next,
-            Some(encode(page.end)),
+            Some(Cursor::Events(page.end)),
         ))
     }
 }

@@ -15,6 +15,7 @@ mod scalars;
 mod schema;
 mod server;
 mod stream;
+mod text;
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 pub use self::json::AsJson;
 use self::{
     batching::Batched, documents::Documents, errors::ApiError, loaders::Loaders, order::Shape,
-    schema::Schema,
+    plain::SelectsTwice, schema::Schema,
 };
 use crate::{
     app::App,
@@ -119,7 +120,11 @@ impl Graphql {
     /// Executes a query or a mutation. The answer's data is written by [`AsJson`].
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Response {
         let loaders = Loaders::new(self.app.store());
-        let request = prepared.request.data(caller).data(loaders.clone());
+        let request = prepared
+            .request
+            .data(caller)
+            .data(loaders.clone())
+            .data(selects_twice(prepared.shape.as_deref()));
         let mut response = Batched::new(self.schema.execute(request).boxed(), loaders).await;
         finish(&mut response, prepared.shape.as_deref(), Some(&caller));
         response
@@ -129,7 +134,11 @@ impl Graphql {
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Response> {
         let shape = prepared.shape;
         let loaders = Loaders::new(self.app.store());
-        let request = prepared.request.data(caller).data(loaders.clone());
+        let request = prepared
+            .request
+            .data(caller)
+            .data(loaders.clone())
+            .data(selects_twice(shape.as_deref()));
         Batched::new(self.schema.execute_stream(request).boxed(), loaders)
             .map(move |mut response| {
                 finish(&mut response, shape.as_deref(), Some(&caller));
@@ -149,6 +158,11 @@ impl Graphql {
 #[must_use]
 pub fn sdl() -> String {
     schema::build().finish().sdl()
+}
+
+/// A shape that is too large to be known may select anything.
+fn selects_twice(shape: Option<&Shape>) -> SelectsTwice {
+    SelectsTwice(shape.is_none_or(Shape::selects_twice))
 }
 
 fn refuse(error: ServerError) -> Box<Response> {

@@ -14,6 +14,8 @@ const MAX_FIELDS: usize = 10_000;
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Shape {
     fields: IndexMap<Name, Shape>,
+    /// Whether a field in it, at any depth, is selected more than once.
+    selects_twice: bool,
 }
 
 impl Shape {
@@ -41,8 +43,10 @@ impl Shape {
             match &selection.node {
                 Selection::Field(field) => {
                     let key = field.node.response_key().node.clone();
+                    self.selects_twice |= self.fields.contains_key(&key);
                     let inner = self.fields.entry(key).or_default();
                     inner.add(document, &field.node.selection_set.node, room, depth + 1)?;
+                    self.selects_twice |= inner.selects_twice;
                 }
                 Selection::FragmentSpread(spread) => {
                     if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node)
@@ -56,6 +60,11 @@ impl Shape {
             }
         }
         Some(())
+    }
+
+    /// Whether a field in it, at any depth, is selected more than once.
+    pub(super) fn selects_twice(&self) -> bool {
+        self.selects_twice
     }
 
     /// Puts the fields of a value into order, all the way down.

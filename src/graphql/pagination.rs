@@ -3,7 +3,10 @@
 use async_graphql::{Enum, SimpleObject};
 
 use super::errors::ApiError;
-use crate::domain::{Cursor, Order as DomainOrder, Place, Version};
+use crate::{
+    domain::{Cursor, DatabaseId, Order as DomainOrder, PartitionCount, Place, Version},
+    store::Store,
+};
 
 /// The most that one list may be asked for.
 pub(super) const MAX_FIRST: i32 = 1000;
@@ -55,41 +58,102 @@ impl PageInfo {
     }
 }
 
+/// Where the cursors of a page lead: they are written when they are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursors {
+    database: DatabaseId,
+    partitions: PartitionCount,
+}
+
+impl Cursors {
+    pub(super) fn of(store: &Store) -> Self {
+        Self {
+            database: store.database_id(),
+            partitions: store.partitions(),
+        }
+    }
+
+    pub(super) fn write(self, cursor: &Cursor) -> String {
+        cursor.encode(self.database, self.partitions)
+    }
+}
+
 /// Defines the types of one connection.
 macro_rules! connection {
     ($connection:ident, $edge:ident, $node:ty, $of:literal) => {
         #[doc = concat!("A page of ", $of, ".")]
-        #[derive(Clone, async_graphql::SimpleObject)]
         pub struct $connection {
+            cursors: $crate::graphql::pagination::Cursors,
+            rows: Vec<($crate::domain::Cursor, $node)>,
+            has_previous: bool,
+            has_next: bool,
+            end: Option<$crate::domain::Cursor>,
+        }
+
+        #[doc = concat!("A page of ", $of, ".")]
+        #[async_graphql::Object]
+        impl $connection {
             /// The nodes with their cursors.
-            edges: $crate::graphql::plain::Nodes<$edge>,
+            async fn edges(&self) -> $crate::graphql::plain::Nodes<$edge> {
+                let edges = self.rows.iter().map(|(cursor, node)| $edge {
+                    cursor: self.cursors.write(cursor),
+                    node: node.clone(),
+                });
+                $crate::graphql::plain::Nodes(edges.collect())
+            }
+
             /// The nodes alone.
-            nodes: $crate::graphql::plain::Nodes<$node>,
+            async fn nodes(&self) -> $crate::graphql::plain::Nodes<$node> {
+                $crate::graphql::plain::Nodes(self.rows.iter().map(|row| row.1.clone()).collect())
+            }
+
             /// Where the page lies.
-            page_info: $crate::graphql::pagination::PageInfo,
+            async fn page_info(&self) -> $crate::graphql::pagination::PageInfo {
+                let cursor = |row: &($crate::domain::Cursor, $node)| self.cursors.write(&row.0);
+                let end = self.end.as_ref().map(|end| self.cursors.write(end));
+                $crate::graphql::pagination::PageInfo::new(
+                    self.has_previous,
+                    self.has_next,
+                    self.rows.first().map(cursor),
+                    end.or_else(|| self.rows.last().map(cursor)),
+                )
+            }
         }
 
         /// A node with its cursor.
-        #[derive(Clone, async_graphql::SimpleObject)]
         pub struct $edge {
-            /// The place behind which a list goes on after this node.
             cursor: String,
+            node: $node,
+        }
+
+        /// A node with its cursor.
+        #[async_graphql::Object]
+        impl $edge {
+            /// The place behind which a list goes on after this node.
+            async fn cursor(&self) -> &str {
+                &self.cursor
+            }
+
             /// The node.
-            node: $crate::graphql::plain::Node<$node>,
+            async fn node(&self) -> $crate::graphql::plain::Node<$node> {
+                $crate::graphql::plain::Node(self.node.clone())
+            }
         }
 
         impl $crate::graphql::plain::Plain for $edge {
-            fn plain(
+            fn write(
                 &self,
                 field: &async_graphql::parser::types::Field,
                 fragments: &$crate::graphql::plain::Fragments,
-            ) -> Option<async_graphql::Value> {
+                text: &mut $crate::graphql::text::JsonText,
+            ) -> Option<()> {
                 match field.name.node.as_str() {
-                    "cursor" => Some(self.cursor.as_str().into()),
-                    "node" => $crate::graphql::plain::object(
-                        &self.node.0,
+                    "cursor" => text.text(&self.cursor),
+                    "node" => $crate::graphql::plain::write_object(
+                        &self.node,
                         &field.selection_set.node,
                         fragments,
+                        text,
                     ),
                     _ => None,
                 }
@@ -97,29 +161,20 @@ macro_rules! connection {
         }
 
         impl $connection {
+            /// A page; without `end`, the place to go on behind is that of the last row.
             pub(super) fn new(
-                nodes: Vec<(String, $node)>,
+                store: &$crate::store::Store,
+                rows: Vec<($crate::domain::Cursor, $node)>,
                 has_previous: bool,
                 has_next: bool,
-                end: Option<String>,
+                end: Option<$crate::domain::Cursor>,
             ) -> Self {
-                use $crate::graphql::plain::{Node, Nodes};
-                let start_cursor = nodes.first().map(|(cursor, _)| cursor.clone());
-                let end_cursor = end.or_else(|| nodes.last().map(|(cursor, _)| cursor.clone()));
-                let all = nodes.iter().map(|(_, node)| node.clone()).collect();
-                let edge = |(cursor, node)| $edge {
-                    cursor,
-                    node: Node(node),
-                };
                 Self {
-                    nodes: Nodes(all),
-                    edges: Nodes(nodes.into_iter().map(edge).collect()),
-                    page_info: $crate::graphql::pagination::PageInfo::new(
-                        has_previous,
-                        has_next,
-                        start_cursor,
-                        end_cursor,
-                    ),
+                    cursors: $crate::graphql::pagination::Cursors::of(store),
+                    rows,
+                    has_previous,
+                    has_next,
+                    end,
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! The short way to an answer: objects whose selected fields need nothing but the object itself. Floor 6.
 //!
-//! The library makes a future of every field and of every element of a list, which costs ten times what the fields do.
-//! Here such an object is written down at once. Whatever needs more (a look-up, an argument, a directive) goes the
-//! library's way, object by object, so both ways give the same answer.
+//! The library makes a future of every field and of every element of a list, and a value of every one of them, which
+//! costs ten times what the fields do. Here such an object is written as JSON text at once, and a list of them as one text.
+//! Whatever needs more (a look-up, an argument, a directive) goes the library's way, so both ways give the same answer.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -11,15 +11,21 @@ use async_graphql::{
     parser::types::{Field, FragmentDefinition, Selection, SelectionSet},
     registry::Registry,
 };
-use indexmap::IndexMap;
+
+use super::text::JsonText;
 
 /// The fragments of a document.
 pub(super) type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
 
+/// Whether an operation selects something twice in one object. The library puts both answers together, which it cannot do
+/// with text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SelectsTwice(pub(super) bool);
+
 /// An object that can tell some of its fields without waiting.
 pub(super) trait Plain: ContainerType + Send + Sync {
-    /// The value of a field; `None` where it has to be resolved.
-    fn plain(&self, field: &Field, fragments: &Fragments) -> Option<Value>;
+    /// Writes the value of a field; `None` where it has to be resolved, and then what was written is of no use.
+    fn write(&self, field: &Field, fragments: &Fragments, text: &mut JsonText) -> Option<()>;
 }
 
 /// One object, the short way where that is possible.
@@ -44,7 +50,9 @@ impl<T: Plain> OutputType for Node<T> {
         ctx: &ContextSelectionSet<'_>,
         field: &Positioned<Field>,
     ) -> ServerResult<Value> {
-        match object(&self.0, &ctx.item.node, &ctx.query_env.fragments) {
+        match written(ctx, |selected, fragments, text| {
+            write_object(&self.0, selected, fragments, text)
+        }) {
             Some(value) => Ok(value),
             None => self.0.resolve(ctx, field).await,
         }
@@ -69,50 +77,55 @@ impl<T: Plain> OutputType for Nodes<T> {
         ctx: &ContextSelectionSet<'_>,
         field: &Positioned<Field>,
     ) -> ServerResult<Value> {
-        let fragments = &ctx.query_env.fragments;
-        let values: Option<Vec<Value>> = self
-            .0
-            .iter()
-            .map(|node| object(node, &ctx.item.node, fragments))
-            .collect();
-        match values {
-            Some(values) => Ok(Value::List(values)),
+        match written(ctx, |selected, fragments, text| {
+            text.list(&self.0, |node, text| {
+                write_object(node, selected, fragments, text)
+            })
+        }) {
+            Some(value) => Ok(value),
             None => self.0.resolve(ctx, field).await,
         }
     }
 }
 
-/// Writes an object down, if all of its selected fields are plain.
-pub(super) fn object<T: Plain>(
-    node: &T,
-    selected: &SelectionSet,
-    fragments: &Fragments,
+/// What `write` writes, as a value; `None` where it cannot all be written.
+fn written(
+    ctx: &ContextSelectionSet<'_>,
+    write: impl FnOnce(&SelectionSet, &Fragments, &mut JsonText) -> Option<()>,
 ) -> Option<Value> {
-    let mut values = IndexMap::with_capacity(selected.items.len());
-    fill(&mut values, node, selected, fragments)?;
-    Some(Value::Object(values))
+    if ctx.data_opt::<SelectsTwice>().is_none_or(|twice| twice.0) {
+        return None;
+    }
+    let mut text = JsonText::default();
+    write(&ctx.item.node, &ctx.query_env.fragments, &mut text)?;
+    Some(text.finish())
 }
 
-fn fill<T: Plain>(
-    values: &mut IndexMap<Name, Value>,
+/// Writes an object, if all of its selected fields are plain.
+pub(super) fn write_object<T: Plain>(
     node: &T,
     selected: &SelectionSet,
     fragments: &Fragments,
+    text: &mut JsonText,
+) -> Option<()> {
+    text.object(|text| write_fields(node, selected, fragments, text))
+}
+
+fn write_fields<T: Plain>(
+    node: &T,
+    selected: &SelectionSet,
+    fragments: &Fragments,
+    text: &mut JsonText,
 ) -> Option<()> {
     for selection in &selected.items {
         match &selection.node {
-            Selection::Field(field) => {
+            Selection::Field(field) if field.node.directives.is_empty() => {
                 let field = &field.node;
-                let key = &field.response_key().node;
-                let is_leaf = field.selection_set.node.items.is_empty();
-                if !field.directives.is_empty() || (!is_leaf && values.contains_key(key)) {
-                    return None;
+                text.key(&field.response_key().node);
+                match field.name.node.as_str() {
+                    "__typename" => text.text(&T::type_name())?,
+                    _ => node.write(field, fragments, text)?,
                 }
-                let value = match field.name.node.as_str() {
-                    "__typename" => Value::String(T::type_name().into_owned()),
-                    _ => node.plain(field, fragments)?,
-                };
-                values.insert(key.clone(), value);
             }
             Selection::FragmentSpread(spread) if spread.node.directives.is_empty() => {
                 let fragment = &fragments.get(&spread.node.fragment_name.node)?.node;
@@ -121,14 +134,14 @@ fn fill<T: Plain>(
                 {
                     return None;
                 }
-                fill(values, node, &fragment.selection_set.node, fragments)?;
+                write_fields(node, &fragment.selection_set.node, fragments, text)?;
             }
             Selection::InlineFragment(inline) if inline.node.directives.is_empty() => {
                 let condition = inline.node.type_condition.as_ref();
                 if condition.is_some_and(|condition| *condition.node.on.node != *T::type_name()) {
                     return None;
                 }
-                fill(values, node, &inline.node.selection_set.node, fragments)?;
+                write_fields(node, &inline.node.selection_set.node, fragments, text)?;
             }
             _ => return None,
         }

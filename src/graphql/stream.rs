@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use async_graphql::{
-    Context, InputObject, Object, Result, ScalarType, SimpleObject, Subscription, Value,
-    parser::types::Field,
+    Context, InputObject, Object, Result, SimpleObject, Subscription, parser::types::Field,
 };
 use futures_util::stream::{self, Stream as AsyncStream};
 
@@ -13,11 +12,11 @@ use super::{
     access::require,
     errors::{ApiError, AppendInput},
     event::EventObject,
-    json,
     loaders::Loaders,
     pagination::{check_first, connection, list_cost},
     plain::{Fragments, Node, Nodes, Plain},
     scalars::{DateTimeScalar, JsonScalar, Long, UuidScalar},
+    text::JsonText,
 };
 use crate::{
     app::App,
@@ -128,25 +127,25 @@ impl StreamEntry {
 }
 
 impl Plain for StreamEntry {
-    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+    fn write(&self, field: &Field, _: &Fragments, text: &mut JsonText) -> Option<()> {
         let entry = self.0.as_ref();
-        Some(match field.name.node.as_str() {
-            "streamName" => entry.stream_name.as_str().into(),
-            "position" => Long::from(entry.position).to_value(),
-            "eventId" => UuidScalar(entry.event_id.0).to_value(),
-            "type" => entry.event_type.as_str().into(),
-            "data" => json::raw(&entry.data),
-            "createdAt" => DateTimeScalar(entry.created_at).to_value(),
-            _ => return None,
-        })
+        match field.name.node.as_str() {
+            "streamName" => text.text(entry.stream_name.as_str()),
+            "position" => text.number(entry.position.0),
+            "eventId" => text.uuid(entry.event_id.0),
+            "type" => text.text(entry.event_type.as_str()),
+            "data" => text.json(&entry.data),
+            "createdAt" => text.instant(entry.created_at),
+            _ => None,
+        }
     }
 }
 
 impl Plain for StreamObject {
-    fn plain(&self, field: &Field, _: &Fragments) -> Option<Value> {
+    fn write(&self, field: &Field, _: &Fragments, text: &mut JsonText) -> Option<()> {
         match field.name.node.as_str() {
-            "name" => Some(self.0.name.as_str().into()),
-            "lastPosition" => Some(Long::from(self.0.last_position).to_value()),
+            "name" => text.text(self.0.name.as_str()),
+            "lastPosition" => text.number(self.0.last_position.0),
             _ => None,
         }
     }
@@ -227,14 +226,13 @@ impl StreamQuery {
             .map_err(ApiError::from)?;
         let has_next = page.len() > first;
         page.truncate(first);
-        let cursor = |stream: &Stream| {
-            Cursor::Streams(stream.name.clone()).encode(store.database_id(), store.partitions())
-        };
+        let cursor = |stream: &Stream| Cursor::Streams(stream.name.clone());
         let nodes = page
             .into_iter()
             .map(|stream| (cursor(&stream), StreamObject(stream)))
             .collect();
         Ok(StreamConnection::new(
+            store,
             nodes,
             after.is_some(),
             has_next,

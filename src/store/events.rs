@@ -156,9 +156,14 @@ impl Store {
         let mut select = select_events();
         select
             .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
-            .and_where(Expr::col(Column::Position).gt(scan.above.0))
-            .and_where(Expr::col(Column::Position).lte(scan.up_to.0))
             .limit(scan.limit);
+        // A bound that bounds nothing would tempt a planner to go through the positions, event by event.
+        if scan.above > Position::START {
+            select.and_where(Expr::col(Column::Position).gt(scan.above.0));
+        }
+        if scan.up_to < Position::MAX {
+            select.and_where(Expr::col(Column::Position).lte(scan.up_to.0));
+        }
         // In one aggregate the versions are in the order of the positions, and have the index.
         let by = if scan.filter.aggregate_id.is_some() {
             Column::Version

@@ -5,6 +5,7 @@ use entity::{aggregates, event_streams, events};
 use sea_orm::{
     DbErr, QueryResult, TryGetable,
     sea_query::{Expr, ExprTrait, IntoColumnRef, Order, Query, SelectStatement, SimpleExpr},
+    sqlx::{self, Row as _},
 };
 use uuid::Uuid;
 
@@ -137,10 +138,10 @@ fn event_of(mut row: Row<'_>) -> Result<Event, StoreError> {
         position: Position(row.next()?),
         id: EventId(row.next()?),
         aggregate_id: AggregateId(row.next()?),
-        aggregate_type: AggregateType::stored(row.next()?),
-        event_type: EventType::stored(row.next()?),
-        data: Json::stored(row.next()?),
-        metadata: Json::stored(row.next()?),
+        aggregate_type: AggregateType::stored(row.text()?),
+        event_type: EventType::stored(row.text()?),
+        data: Json::stored(row.text()?),
+        metadata: Json::stored(row.text()?),
         version: Version(row.next()?),
         created_at: row.instant()?,
     })
@@ -152,11 +153,11 @@ pub(super) fn entry(row: &QueryResult) -> Result<Entry, StoreError> {
     Ok(Entry {
         partition: row.partition()?,
         entry_position: Position(row.next()?),
-        stream_name: StreamName::stored(row.next()?),
+        stream_name: StreamName::stored(row.text()?),
         position: Position(row.next()?),
         event_id: EventId(row.next()?),
-        event_type: EventType::stored(row.next()?),
-        data: Json::stored(row.next()?),
+        event_type: EventType::stored(row.text()?),
+        data: Json::stored(row.text()?),
         created_at: row.instant()?,
     })
 }
@@ -166,7 +167,7 @@ pub(super) fn aggregate(row: &QueryResult) -> Result<Aggregate, StoreError> {
     let mut row = Row::of(row);
     Ok(Aggregate {
         id: AggregateId(row.next::<Uuid>()?),
-        aggregate_type: AggregateType::stored(row.next()?),
+        aggregate_type: AggregateType::stored(row.text()?),
         version: Version(row.next()?),
         created_at: row.instant()?,
         updated_at: row.instant()?,
@@ -189,6 +190,20 @@ impl<'a> Row<'a> {
         let value = self.row.try_get_by_index(self.column).map_err(unreadable)?;
         self.column += 1;
         Ok(value)
+    }
+
+    /// The next column as text, where it lies in the row: the library would make a `String` of it first.
+    pub(super) fn text(&mut self) -> Result<&'a str, StoreError> {
+        let text = match (self.row.try_as_pg_row(), self.row.try_as_sqlite_row()) {
+            (Some(row), _) => row.try_get(self.column),
+            (_, Some(row)) => row.try_get(self.column),
+            _ => Err(sqlx::Error::ColumnIndexOutOfBounds {
+                index: self.column,
+                len: 0,
+            }),
+        };
+        self.column += 1;
+        text.map_err(|error| StoreError::Inconsistent(format!("a row cannot be read: {error}")))
     }
 
     /// The next column's value, which is read again after this.

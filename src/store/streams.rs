@@ -271,7 +271,7 @@ fn select_streams() -> SelectStatement {
 fn stream(row: &sea_orm::QueryResult) -> Result<Stream, StoreError> {
     let mut row = Row::of(row);
     Ok(Stream {
-        name: StreamName::stored(row.next()?),
+        name: StreamName::stored(row.text()?),
         last_position: Position(row.next()?),
     })
 }

@@ -82,6 +82,24 @@ async fn fragments_answer_as_their_fields_do() {
 }
 
 #[tokio::test]
+async fn what_is_selected_in_two_places_is_put_together() {
+    let (server, _) = filled().await;
+    let expected = data(
+        &server,
+        "{ events { nodes { id version } edges { cursor node { id type } } } }",
+    )
+    .await;
+    for query in [
+        "{ events { nodes { id } nodes { version } edges { cursor } edges { node { id } node { type } } } }",
+        "{ events { nodes { id id version id } edges { cursor node { id } cursor node { type id } } } }",
+        "{ ...a events { nodes { version } edges { node { type } } } } \
+         fragment a on Query { events { nodes { id } edges { cursor node { id } } } }",
+    ] {
+        assert_eq!(data(&server, query).await, expected, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn directives_leave_fields_out() {
     let (server, _) = filled().await;
     let expected = data(&server, "{ events { nodes { id aggregate { id } } } }").await;

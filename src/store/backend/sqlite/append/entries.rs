@@ -154,7 +154,7 @@ async fn positions(
             |query, name| query.bind(partition.number()).bind(name.as_str()),
             |row| {
                 Ok((
-                    StreamName::stored(row.try_get(0)?),
+                    StreamName::stored(row.try_get::<&str, _>(0)?),
                     Position(row.try_get(1)?),
                 ))
             },
@@ -180,14 +180,14 @@ async fn known_entries(
             },
             |row| {
                 let key = (
-                    StreamName::stored(row.try_get(0)?),
+                    StreamName::stored(row.try_get::<&str, _>(0)?),
                     EventId(row.try_get(1)?),
                 );
                 Ok((
                     key,
                     (
-                        EventType::stored(row.try_get(2)?),
-                        Json::stored(row.try_get(3)?),
+                        EventType::stored(row.try_get::<&str, _>(2)?),
+                        Json::stored(row.try_get::<&str, _>(3)?),
                     ),
                 ))
             },

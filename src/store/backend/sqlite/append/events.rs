@@ -150,9 +150,9 @@ async fn known_events(
             |row| {
                 let known = KnownEvent {
                     aggregate_id: AggregateId(row.try_get(1)?),
-                    aggregate_type: AggregateType::stored(row.try_get(2)?),
-                    event_type: EventType::stored(row.try_get(3)?),
-                    data: Json::stored(row.try_get(4)?),
+                    aggregate_type: AggregateType::stored(row.try_get::<&str, _>(2)?),
+                    event_type: EventType::stored(row.try_get::<&str, _>(3)?),
+                    data: Json::stored(row.try_get::<&str, _>(4)?),
                 };
                 Ok((EventId(row.try_get(0)?), known))
             },
@@ -176,7 +176,7 @@ async fn known_aggregates(
             |query, id| query.bind(partition.number()).bind(id),
             |row| {
                 let present = (
-                    AggregateType::stored(row.try_get(1)?),
+                    AggregateType::stored(row.try_get::<&str, _>(1)?),
                     Version(row.try_get(2)?),
                 );
                 Ok((AggregateId(row.try_get(0)?), present))
