@@ -42,7 +42,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITER_CACHE_SIZE: &str = "-16000";
 const READER_CACHE_SIZE: &str = "-2000";
 /// The log is copied into the file when it has this many pages: 16 MiB. A page that is written often is copied once.
-const CHECKPOINT_PAGES: &str = "4096";
+const CHECKPOINT_PAGES: &str = "16384";
 
 pub(super) struct Sqlite {
     writer: Kept<sqlx::Sqlite>,
