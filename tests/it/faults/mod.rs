@@ -1,6 +1,7 @@
 //! What happens to appends and subscriptions when the server, its database, its clients or its disk fail.
 
 mod disk;
+mod hang_up;
 mod kill;
 mod outage;
 mod servers;
