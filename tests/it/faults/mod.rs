@@ -5,6 +5,7 @@ mod hang_up;
 mod kill;
 mod outage;
 mod servers;
+mod silence;
 mod stop;
 
 use std::sync::Arc;
