@@ -121,31 +121,37 @@ impl Across {
     }
 }
 
-/// The refusal of a request over several partitions: a part's own, or that only some of its parts are known.
+/// The refusal of a request over several partitions, each of which has judged its own part: what one that knows all of them
+/// would say. Ids come first; then what is wrong first in the request.
 fn first_refusal<T>(
     outcomes: &[Outcome<T>],
     places: &BTreeMap<Partition, Vec<usize>>,
     events: &[NewEvent],
 ) -> Option<Refusal> {
-    let known = |(outcome, _): &(&Outcome<T>, _)| matches!(outcome, Outcome::Duplicate);
-    let duplicates = outcomes.iter().zip(places.values()).filter(known).count();
-    if duplicates == 0 {
-        return outcomes
-            .iter()
-            .zip(places.values())
-            .find_map(|(outcome, indices)| match outcome {
-                Outcome::Refused(refusal) => Some(refusal.clone().at(|index| indices[index])),
-                _ => None,
-            });
+    let parts = || outcomes.iter().zip(places.values());
+    let refusals = || {
+        parts().filter_map(|(outcome, indices)| match outcome {
+            Outcome::Refused(refusal) => Some(refusal.clone().at(|index| indices[index])),
+            _ => None,
+        })
+    };
+    let reused = refusals().filter(|refusal| matches!(refusal, Refusal::IdReused { .. }));
+    if let Some(refusal) = reused.min_by_key(Refusal::index) {
+        return Some(refusal);
     }
-    if duplicates == outcomes.len() {
+    let known: Vec<usize> = parts()
+        .filter(|(outcome, _)| matches!(outcome, Outcome::Duplicate))
+        .filter_map(|(_, indices)| indices.first().copied())
+        .collect();
+    if known.len() == outcomes.len() {
         return None;
     }
-    // Ids come first: some of the request is known, and some is not.
-    let (_, indices) = outcomes.iter().zip(places.values()).find(known)?;
-    let index = *indices.first()?;
-    Some(Refusal::IdReused {
-        index,
-        id: events[index].id,
-    })
+    match known.into_iter().min() {
+        // Some of the request is known, and some is not.
+        Some(index) => Some(Refusal::IdReused {
+            index,
+            id: events[index].id,
+        }),
+        None => refusals().min_by_key(Refusal::index),
+    }
 }

@@ -222,3 +222,146 @@ impl<L: Log> Committer<L> {
         committed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use futures_util::future::join_all;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{EventId, Partition, append::Committed};
+
+    /// A log whose database fails for one request, or for all.
+    #[derive(Clone)]
+    struct Faulty {
+        /// Which fault.
+        kind: usize,
+        /// Only for batches with this request.
+        only_for: Option<u128>,
+        /// The batches that it was asked to commit.
+        asked: Arc<Mutex<Vec<Vec<u128>>>>,
+    }
+
+    impl Faulty {
+        fn fault(&self) -> StoreError {
+            StoreError::of_each_kind().swap_remove(self.kind)
+        }
+
+        fn asked(&self) -> Vec<Vec<u128>> {
+            let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.clone()
+        }
+    }
+
+    impl Log for Faulty {
+        type Request = u128;
+        type Place = ();
+        type Stored = u128;
+        type Key = u128;
+
+        fn count(_: &u128) -> usize {
+            1
+        }
+
+        fn size_bytes(_: &u128) -> usize {
+            1
+        }
+
+        fn ids(request: &u128) -> Vec<EventId> {
+            vec![EventId(Uuid::from_u128(*request))]
+        }
+
+        fn keys(_: &u128) -> Vec<u128> {
+            Vec::new()
+        }
+
+        async fn commit(&self, batch: &[&u128]) -> Result<Vec<Outcome<()>>, StoreError> {
+            let batch: Vec<u128> = batch.iter().map(|request| **request).collect();
+            let fails = self.only_for.is_none_or(|request| batch.contains(&request));
+            let outcomes = batch.iter().map(|_| Outcome::Appended(vec![()])).collect();
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.push(batch);
+            if fails {
+                Err(self.fault())
+            } else {
+                Ok(outcomes)
+            }
+        }
+
+        fn stored(&self, request: u128, _: Vec<()>) -> Vec<Arc<u128>> {
+            vec![Arc::new(request)]
+        }
+
+        fn committed(&self, _: Vec<Arc<u128>>) -> Committed {
+            Committed::Events(Partition(0), Vec::new())
+        }
+    }
+
+    /// Hands in requests that are committed as one batch: what each of them is answered.
+    async fn submit(log: &Faulty, requests: &[u128]) -> Vec<Answer<Faulty>> {
+        let on_commit: OnCommit = Arc::new(|_| {});
+        let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let queue = Queue::start(
+            &tasks,
+            &stopping,
+            log.clone(),
+            &Limits::default(),
+            &on_commit,
+        );
+        join_all(requests.iter().map(|request| queue.submit(*request))).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_of_the_database_is_told_to_the_whole_batch_at_once() {
+        for (kind, fault) in StoreError::of_each_kind().into_iter().enumerate() {
+            if matches!(fault, StoreError::ValueRefused(_)) {
+                continue;
+            }
+            let log = Faulty {
+                kind,
+                only_for: None,
+                asked: Arc::default(),
+            };
+            let requests = [1, 2, 3, 4];
+            for (request, answer) in requests.iter().zip(submit(&log, &requests).await) {
+                let error = answer.expect_err("it fails");
+                let expected = AppendError::of_store(Arc::new(log.fault()), Faulty::ids(request));
+                assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+            }
+            let asked = log.asked();
+            assert!(
+                asked.iter().all(|batch| *batch == requests),
+                "{fault}: {asked:?}"
+            );
+            // Only who has to give way tries again.
+            let gave_way = matches!(fault, StoreError::GaveWay(_));
+            assert_eq!(asked.len() > 1, gave_way, "{fault}: {asked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_split_until_the_request_with_a_refused_value_stands_alone() {
+        let refused = StoreError::of_each_kind()
+            .iter()
+            .position(|fault| matches!(fault, StoreError::ValueRefused(_)));
+        let log = Faulty {
+            kind: refused.expect("it is one of them"),
+            only_for: Some(3),
+            asked: Arc::default(),
+        };
+        let answers = submit(&log, &[1, 2, 3, 4]).await;
+        for (request, answer) in (1_u128..).zip(answers) {
+            match answer.expect("it is judged") {
+                Outcome::Appended(stored) => assert_eq!(*stored[0], request),
+                Outcome::Refused(Refusal::ValueRefused) => assert_eq!(request, 3),
+                other => panic!("{request}: {other:?}"),
+            }
+        }
+        assert_eq!(
+            log.asked(),
+            [vec![1, 2, 3, 4], vec![1, 2], vec![3, 4], vec![3], vec![4]]
+        );
+    }
+}

@@ -91,6 +91,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The event in the request that it is about, from 0.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        match self {
+            Self::VersionConflict { index, .. }
+            | Self::TypeMismatch { index, .. }
+            | Self::IdReused { index, .. } => *index,
+            Self::PositionConflict { .. } | Self::ValueRefused => 0,
+        }
+    }
+
     /// The same refusal with the event's place in another list.
     #[must_use]
     pub fn at(mut self, place: impl Fn(usize) -> usize) -> Self {

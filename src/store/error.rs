@@ -50,6 +50,24 @@ impl StoreError {
     }
 }
 
+#[cfg(test)]
+impl StoreError {
+    /// One of each kind, for the tests of what is done about them.
+    pub(crate) fn of_each_kind() -> Vec<Self> {
+        let cause = || DbErr::Custom("for a test".to_owned());
+        vec![
+            Self::Unreachable(cause()),
+            Self::ConnectionLost(cause()),
+            Self::LockTimeout(cause()),
+            Self::GaveWay(cause()),
+            Self::Exhausted(cause()),
+            Self::ValueRefused(cause()),
+            Self::Failed(cause()),
+            Self::Inconsistent("for a test".to_owned()),
+        ]
+    }
+}
+
 /// Why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -19,3 +19,4 @@ mod http;
 mod sdl;
 mod subscriptions;
 mod support;
+mod tail;

@@ -5,17 +5,19 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sea_orm::sqlx::{self, Connection, Database, Pool, pool::PoolConnection};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 /// A connection that was not used for this long is asked for a sign of life before it is used again.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+
+const IN_USE: &str = "a connection is there until it is given back";
 
 /// A pool whose connections are kept at hand.
 pub(super) struct Kept<DB: Database> {
@@ -28,7 +30,8 @@ pub(super) struct Kept<DB: Database> {
 /// A connection in use. Dropped without [`Taken::give_back`], it goes through the driver's pool, which looks after it.
 pub(super) struct Taken<'k, DB: Database> {
     kept: &'k Kept<DB>,
-    connection: PoolConnection<DB>,
+    /// None once it is given back, or of no more use.
+    connection: Option<PoolConnection<DB>>,
     _place: SemaphorePermit<'k>,
 }
 
@@ -51,24 +54,24 @@ impl<DB: Database> Kept<DB> {
         let place = place
             .map_err(|_| sqlx::Error::PoolTimedOut)?
             .map_err(|_| sqlx::Error::PoolClosed)?;
-        loop {
-            let free = self.free().pop();
-            let connection = match free {
-                None => self.pool.acquire().await?,
-                Some((mut connection, used_at)) => {
-                    if used_at.elapsed() > PING_AFTER_IDLE && connection.ping().await.is_err() {
-                        drop(connection.detach());
-                        continue;
-                    }
-                    connection
-                }
-            };
-            return Ok(Taken {
-                kept: self,
-                connection,
-                _place: place,
-            });
+        let mut taken = Taken {
+            kept: self,
+            connection: None,
+            _place: place,
+        };
+        // For all of them together: where one is silent, those that were not used for longer are, too.
+        let deadline = Instant::now() + self.acquire_timeout;
+        while let Some((connection, used_at)) = self.pop() {
+            let connection = taken.connection.insert(connection);
+            if used_at.elapsed() < PING_AFTER_IDLE
+                || matches!(timeout_at(deadline, connection.ping()).await, Ok(Ok(())))
+            {
+                return Ok(taken);
+            }
+            taken.detach();
         }
+        taken.connection = Some(self.pool.acquire().await?);
+        Ok(taken)
     }
 
     /// Closes all connections; those in use when they are given back.
@@ -76,6 +79,10 @@ impl<DB: Database> Kept<DB> {
         self.places.close();
         self.free().clear();
         self.pool.close().await;
+    }
+
+    fn pop(&self) -> Option<(PoolConnection<DB>, Instant)> {
+        self.free().pop()
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<(PoolConnection<DB>, Instant)>> {
@@ -86,25 +93,46 @@ impl<DB: Database> Kept<DB> {
 impl<DB: Database> Taken<'_, DB> {
     /// The connection.
     pub(super) fn connection(&mut self) -> &mut DB::Connection {
-        &mut self.connection
+        self.connection.as_mut().expect(IN_USE)
     }
 
     /// Gives a connection back that did its work, or that the database answered with an error: its state is known.
-    pub(super) fn give_back(self) {
+    pub(super) fn give_back(mut self) {
+        let connection = self.connection.take().expect(IN_USE);
         let mut free = self.kept.free();
         if !self.kept.places.is_closed() {
-            free.push((self.connection, Instant::now()));
+            free.push((connection, Instant::now()));
         }
     }
 
     /// Drops a connection that does not answer, without a word to the other side.
-    pub(super) fn discard(self) {
-        drop(self.connection.detach());
+    pub(super) fn discard(mut self) {
+        self.detach();
     }
 
     /// Ends a connection that is of no more use.
-    pub(super) async fn close(self) -> Result<(), sqlx::Error> {
-        self.connection.close().await
+    pub(super) async fn close(mut self) -> Result<(), sqlx::Error> {
+        self.connection.take().expect(IN_USE).close().await
+    }
+
+    fn detach(&mut self) {
+        drop(self.connection.take().map(PoolConnection::detach));
+    }
+}
+
+impl<DB: Database> Drop for Taken<'_, DB> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            tokio::spawn(look_after(connection, self.kept.acquire_timeout));
+        }
+    }
+}
+
+/// Gives a connection whose state is not known to the driver's pool once it has shown that it is there. The pool would wait
+/// for that too, but without an end, and keep its place meanwhile.
+async fn look_after<DB: Database>(mut connection: PoolConnection<DB>, limit: Duration) {
+    if !matches!(timeout(limit, connection.ping()).await, Ok(Ok(()))) {
+        drop(connection.detach());
     }
 }
 

@@ -120,7 +120,16 @@ enum End {
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
 fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
-    let path = real_path(Path::new(path));
+    let path = Path::new(path);
+    if make && path.is_symlink() && !path.exists() {
+        // A link that leads to no file yet has no real path: the file has to be there first.
+        let made = OpenOptions::new().create(true).append(true).open(path);
+        made.map_err(|source| OpenError::Lock {
+            path: path.display().to_string(),
+            source,
+        })?;
+    }
+    let path = real_path(path);
     let mut lock_path = path.clone().into_os_string();
     lock_path.push("-lock");
     let failed = |source| OpenError::Lock {

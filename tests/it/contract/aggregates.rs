@@ -1,6 +1,7 @@
 //! The queries aggregate, aggregates and aggregateId.
 
 use serde_json::{Value, json};
+use tidings::domain::{AggregateId, Cursor, Timestamp};
 use uuid::Uuid;
 
 use super::{Contract, event, list, pick, with};
@@ -11,6 +12,7 @@ cases!(
     aggregates_of_some_types_are_listed,
     paging_gives_each_aggregate_once_in_both_orders,
     wrong_arguments_of_aggregates_are_refused,
+    cursors_with_instants_that_none_was_given_out_with_are_refused,
     events_of_an_aggregate_go_on_behind_a_version_in_both_orders,
     wrong_arguments_of_its_events_are_refused,
     an_event_leads_to_its_aggregate_and_back,
@@ -155,6 +157,32 @@ async fn wrong_arguments_of_aggregates_are_refused(contract: Contract) {
         assert_eq!(failure.code(), "BAD_USER_INPUT", "{arguments}: {failure:?}");
         assert_eq!(failure.extension("field"), field);
     }
+}
+
+async fn cursors_with_instants_that_none_was_given_out_with_are_refused(contract: Contract) {
+    // The end of the year 9999, in microseconds after 1970.
+    const LATEST: i64 = 253_402_300_799_999_999;
+    let made = fill(&contract, 3).await;
+    let store = contract.server.app.store();
+    let cursor_at = |micros: i64| {
+        let cursor = Cursor::Aggregates {
+            created_at: Timestamp::from_micros(micros),
+            id: AggregateId(Uuid::new_v4()),
+        };
+        cursor.encode(store.database_id(), store.partitions())
+    };
+    for micros in [-1, i64::MIN, i64::MIN + 1, LATEST + 1, i64::MAX] {
+        for order in ["OLDEST_FIRST", "NEWEST_FIRST"] {
+            let arguments = json!({ "after": cursor_at(micros), "order": order });
+            let failure = contract.refused(LIST, arguments).await;
+            assert_eq!(failure.code(), "BAD_USER_INPUT", "{micros}: {failure:?}");
+            assert_eq!(failure.extension("field"), "after");
+        }
+    }
+    let from_the_first = json!({ "after": cursor_at(0) });
+    assert_eq!(ids(&contract, from_the_first).await, made);
+    let behind_the_last = json!({ "after": cursor_at(LATEST) });
+    assert!(ids(&contract, behind_the_last).await.is_empty());
 }
 
 async fn events_of_an_aggregate_go_on_behind_a_version_in_both_orders(contract: Contract) {

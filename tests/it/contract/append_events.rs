@@ -1,9 +1,13 @@
 //! appendEvents: all of them or none, in one partition or several.
 
+use std::collections::HashSet;
+
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Contract, by_id, event, list, with};
+use crate::support::in_process::new_event;
 
 cases!(
     several_events_of_one_aggregate_get_versions_in_their_order,
@@ -12,9 +16,11 @@ cases!(
     one_refusal_in_the_middle_stores_nothing_in_any_partition,
     a_list_of_known_ids_answers_the_first_outcome,
     a_list_of_which_some_ids_are_known_is_refused,
+    ids_are_judged_before_versions_and_types,
     an_id_that_is_in_the_list_twice_is_refused,
     no_event_and_more_than_a_thousand_are_refused,
     a_thousand_events_are_appended_at_once,
+    an_append_that_nobody_waits_for_any_more_is_finished_and_told,
 );
 
 async fn several_events_of_one_aggregate_get_versions_in_their_order(contract: Contract) {
@@ -173,6 +179,80 @@ async fn a_list_of_which_some_ids_are_known_is_refused(contract: Contract) {
     assert_eq!(contract.all_events().await.len(), 1);
 }
 
+async fn ids_are_judged_before_versions_and_types(contract: Contract) {
+    // Of the first list and of each repeat, every event lies in another partition than its neighbours.
+    let first: Vec<Value> = contract
+        .aggregates(4)
+        .into_iter()
+        .map(|id| {
+            with(
+                event(id),
+                json!({ "id": Uuid::new_v4(), "expectedVersion": 0 }),
+            )
+        })
+        .collect();
+    let appended = contract.append_all(json!(first)).await;
+    assert_eq!(contract.append_all(json!(first)).await, appended);
+
+    let changed = |index: usize, fields: Value| {
+        let mut events = first.clone();
+        events[index] = with(events[index].clone(), fields);
+        events
+    };
+    let other = json!({ "data": { "name": "Grace" } });
+    let new = json!({ "id": Uuid::new_v4() });
+    let without_id = json!({ "id": null });
+    let of_another_type = json!({ "id": Uuid::new_v4(), "aggregateType": "order" });
+    let mut two_changed = changed(0, new.clone());
+    two_changed[3] = with(two_changed[3].clone(), other.clone());
+    let mut known_among_new: Vec<Value> = (0..4)
+        .map(|no| {
+            with(
+                event(contract.aggregate_in(no)),
+                json!({ "expectedVersion": 7 }),
+            )
+        })
+        .collect();
+    known_among_new[2] = with(first[2].clone(), other.clone());
+    for (events, index) in [
+        // Every place: whichever partition is judged first, what stands for something else is what is named.
+        (changed(0, other.clone()), 0),
+        (changed(1, other.clone()), 1),
+        (changed(2, other.clone()), 2),
+        (changed(3, other), 3),
+        // One that is new has a version that is stale by now, or another type; the first one known is named.
+        (changed(0, new.clone()), 1),
+        (changed(3, new), 0),
+        (changed(1, without_id), 0),
+        (changed(0, of_another_type), 1),
+        (two_changed, 3),
+        (known_among_new, 2),
+    ] {
+        let failure = contract.append_all_is_refused(json!(events)).await;
+        assert_eq!(failure.code(), "ID_REUSED", "{failure:?}");
+        assert_eq!(
+            failure.extension("field"),
+            format!("input.events[{index}].id"),
+            "{events:#?}"
+        );
+    }
+
+    // Without known ids, what is wrong first in the list is named, wherever it lies.
+    for partitions in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1]] {
+        let mut events = partitions.map(|partition| event(contract.aggregate_in(partition)));
+        for index in [1, 3] {
+            events[index] = with(events[index].clone(), json!({ "expectedVersion": 7 }));
+        }
+        let failure = contract.append_all_is_refused(json!(events)).await;
+        assert_eq!(failure.code(), "VERSION_CONFLICT", "{failure:?}");
+        assert_eq!(
+            failure.extension("field"),
+            "input.events[1].expectedVersion"
+        );
+    }
+    assert_eq!(contract.all_events().await.len(), 4);
+}
+
 async fn an_id_that_is_in_the_list_twice_is_refused(contract: Contract) {
     let id = Uuid::new_v4();
     let one = with(event(contract.aggregate_in(0)), json!({ "id": id }));
@@ -207,4 +287,23 @@ async fn a_thousand_events_are_appended_at_once(contract: Contract) {
         assert_eq!(contract.aggregate(*aggregate).await["version"], 250);
     }
     assert_eq!(by_id(contract.all_events().await), by_id(appended));
+}
+
+async fn an_append_that_nobody_waits_for_any_more_is_finished_and_told(contract: Contract) {
+    let query = "subscription($after: String!) { events(after: $after) { event { aggregateId } } }";
+    let variables = json!({ "after": contract.head().await });
+    let mut subscription = contract.client.subscribe(query, variables).await;
+    let aggregates = contract.aggregates(2);
+    let events = aggregates.iter().map(|id| new_event(*id)).collect();
+    let appender = contract.server.app.appender();
+    let answer = appender.append_events(events).now_or_never();
+    assert!(answer.is_none(), "it is begun and not over: {answer:?}");
+
+    let steps = subscription.take("events", 2).await;
+    let followed: HashSet<Value> = steps
+        .iter()
+        .map(|step| step["event"]["aggregateId"].clone())
+        .collect();
+    assert_eq!(followed, aggregates.iter().map(|id| json!(id)).collect());
+    assert_eq!(contract.all_events().await.len(), 2);
 }

@@ -1,5 +1,7 @@
 //! What the database itself keeps to: events never change, partitions are fixed, migrations run once, one server a file.
 
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sea_orm::sqlx::{self, AssertSqlSafe, Connection, PgConnection, SqliteConnection};
@@ -197,6 +199,62 @@ async fn a_second_server_on_one_sqlite_file_is_refused() {
         .await
         .unwrap();
     assert_eq!(data["events"]["nodes"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_server_on_one_sqlite_file_is_refused_whatever_it_calls_the_file() {
+    let contract = Contract::on(Engine::Sqlite, 1).await;
+    contract.fill(1).await;
+    let Database::Sqlite(folder) = contract.server.database.as_ref() else {
+        panic!("it is a file");
+    };
+    let file = folder.path().join("tidings.db");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("linked.db");
+    symlink(&file, &link).unwrap();
+    let linked_folder = elsewhere.path().join("folder");
+    symlink(folder.path(), &linked_folder).unwrap();
+    let mut relative: PathBuf = std::env::current_dir()
+        .unwrap()
+        .components()
+        .skip(1)
+        .map(|_| "..")
+        .collect();
+    relative.push(file.strip_prefix("/").unwrap());
+    let name = folder.path().file_name().unwrap();
+    let mut config = contract.server.database.config();
+    for path in [
+        link,
+        linked_folder.join("tidings.db"),
+        relative,
+        folder.path().join("..").join(name).join("./tidings.db"),
+    ] {
+        assert!(path.exists(), "{path:?} leads to the file");
+        config.database.url = format!("sqlite://{}", path.display()).parse().unwrap();
+        let error = start_error(&config).await;
+        assert!(error.contains("in use by another"), "{path:?}: {error}");
+    }
+    contract.fill(1).await;
+    assert_eq!(contract.all_events().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_file_that_was_made_through_a_link_is_locked_under_its_own_name() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("linked.db");
+    let database = Arc::new(Database::make(Engine::Sqlite));
+    let Database::Sqlite(folder) = database.as_ref() else {
+        panic!("it is a file");
+    };
+    symlink(folder.path().join("tidings.db"), &link).unwrap();
+    let server = TestServer::on(Arc::clone(&database), |config| {
+        config.database.url = format!("sqlite://{}", link.display()).parse().unwrap();
+    })
+    .await;
+    let error = start_error(&database.config()).await;
+    assert!(error.contains("in use by another"), "{error}");
+    server.stop().await;
+    TestServer::on(database, |_| {}).await;
 }
 
 #[tokio::test]

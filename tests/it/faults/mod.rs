@@ -1,9 +1,11 @@
 //! What happens to appends and subscriptions when the server, its database, its clients or its disk fail.
 
 mod disk;
+mod hang_up;
 mod kill;
 mod outage;
 mod servers;
+mod silence;
 mod stop;
 
 use std::sync::Arc;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use tidings::{
     app::App,
     config::Config,
+    domain::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent},
     graphql::Graphql,
     http::{self, Server},
 };
+use uuid::Uuid;
 
 use super::{
     client::Client,
@@ -114,5 +116,19 @@ impl TestServer {
         self.server.stop().await;
         self.app.stop().await;
         self.database
+    }
+}
+
+/// An event as the API hands it on to the appender, with an id that no client chose.
+pub fn new_event(aggregate: Uuid) -> NewEvent {
+    NewEvent {
+        id: EventId(Uuid::new_v4()),
+        id_is_given: false,
+        aggregate_id: AggregateId(aggregate),
+        aggregate_type: AggregateType::new("user").unwrap(),
+        event_type: EventType::new("user_created").unwrap(),
+        data: Json::empty_object(),
+        metadata: Json::empty_object(),
+        expected_version: ExpectedVersion::Any,
     }
 }

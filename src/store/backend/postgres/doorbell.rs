@@ -7,10 +7,11 @@ use sea_orm::{
     DatabaseConnection,
     sqlx::{self, postgres::PgListener},
 };
+use tokio::time::timeout;
 
 use super::{
     super::kept::{Kept, is_answer},
-    Doorbell, not_acquired, while_running,
+    Doorbell, READ_TIMEOUT, not_acquired, silent, while_running,
 };
 use crate::store::StoreError;
 
@@ -35,7 +36,10 @@ impl Doorbell for PostgresDoorbell {
         let query = sqlx::query("SELECT pg_notify($1, $2)")
             .bind(CHANNEL)
             .bind(text);
-        let rung = query.execute(taken.connection()).await;
+        let Ok(rung) = timeout(READ_TIMEOUT, query.execute(taken.connection())).await else {
+            taken.discard();
+            return Err(silent());
+        };
         if is_answer(&rung) {
             taken.give_back();
         }
