@@ -143,6 +143,10 @@ fn options(config: &config::Database, connections: u32) -> ConnectOptions {
                 ("tcp_keepalives_idle", "5".to_owned()),
                 ("tcp_keepalives_interval", "2".to_owned()),
                 ("tcp_keepalives_count", "3".to_owned()),
+                // Statements are planned once a session, maybe while the tables are empty, when reading a table whole looks
+                // as good as its index; and what looks dear for that reason is not worth compiling.
+                ("enable_seqscan", "off".to_owned()),
+                ("jit", "off".to_owned()),
             ])
         });
     options
