@@ -1,0 +1,109 @@
+//! Deciders: the rules of a domain. Floor 0.
+//!
+//! Source: the decider pattern (Jérémie Chassaing).
+
+use serde_json::Value;
+
+use super::{
+    AggregateId, AggregateType, CommandId, CommandType, EventType, StreamName, Timestamp, Version,
+};
+
+/// The state of an aggregate: a JSON object, or `null` where there is none, before the first event and after a deletion.
+pub type State = Value;
+
+/// The rules for one type of aggregate. All methods are pure: no clock, no I/O, the same answer every time.
+pub trait Decider: Send + Sync + 'static {
+    /// The type of the aggregates that it decides for.
+    fn aggregate_type(&self) -> AggregateType;
+
+    /// The commands that it decides on. Their names are unique over all deciders.
+    fn commands(&self) -> Vec<CommandDescription>;
+
+    /// The stream in which the aggregates' events become entries as well.
+    fn publish_to(&self) -> Option<StreamName> {
+        None
+    }
+
+    /// The state before the first event.
+    fn initial(&self) -> State {
+        State::Null
+    }
+
+    /// Decides on a command: the events that it causes, of which there may be none, or why it is rejected.
+    ///
+    /// # Errors
+    /// When a rule rejects it. That is an answer, not a fault.
+    fn decide(
+        &self,
+        state: &State,
+        command: &CommandInHand<'_>,
+    ) -> Result<Vec<DecidedEvent>, Rejection>;
+
+    /// The state after an event.
+    ///
+    /// # Errors
+    /// When the event cannot be folded.
+    fn evolve(&self, state: State, event: PastEvent<'_>) -> Result<State, FoldFault>;
+}
+
+/// A type of command.
+#[derive(Clone, Debug)]
+pub struct CommandDescription {
+    /// Its name.
+    pub name: CommandType,
+    /// The events that it can cause.
+    pub event_types: Vec<EventType>,
+    /// The JSON Schema that its data must meet.
+    pub data_schema: Option<Value>,
+    /// Whether it is mostly sent to aggregates that are not there yet: then these are decided on without looking first.
+    pub creates: bool,
+}
+
+/// A command that is being decided on.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandInHand<'a> {
+    /// Its id.
+    pub id: CommandId,
+    /// What is asked for.
+    pub command_type: &'a CommandType,
+    /// The aggregate that is to change.
+    pub aggregate_id: AggregateId,
+    /// The version that the aggregate has.
+    pub version: Version,
+    /// What is to be known about it.
+    pub data: &'a Value,
+    /// Facts about the command itself.
+    pub metadata: &'a Value,
+}
+
+/// What happened by a decision: an event that is not appended yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecidedEvent {
+    /// What happened.
+    pub event_type: EventType,
+    /// What is to be known about it.
+    pub data: Value,
+}
+
+/// An event as it is folded into a state.
+#[derive(Clone, Debug)]
+pub struct PastEvent<'a> {
+    /// What happened.
+    pub event_type: &'a EventType,
+    /// What is to be known about it.
+    pub data: Value,
+    /// Its place in its aggregate.
+    pub version: Version,
+    /// When it was appended.
+    pub created_at: Timestamp,
+}
+
+/// Why a command is rejected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Rejection(pub String);
+
+/// Why an event cannot be folded into a state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FoldFault(pub String);
