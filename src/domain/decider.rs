@@ -46,6 +46,11 @@ pub trait Decider: Send + Sync + 'static {
     /// # Errors
     /// When the event cannot be folded.
     fn evolve(&self, state: State, event: PastEvent<'_>) -> Result<State, FoldFault>;
+
+    /// Its commands and events as data, where all of its rules are data: what others than this program can follow.
+    fn declaration(&self) -> Option<Value> {
+        None
+    }
 }
 
 /// A type of command.

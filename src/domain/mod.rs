@@ -43,7 +43,7 @@ pub use name::{AggregateType, CommandType, EventType, NameError, StreamName};
 pub use partition::{Partition, PartitionCount};
 pub use read_model::{ReadModel, ReadModelSource};
 pub use registry::{CommandKind, DecideError, Domain, DomainError};
-pub use schema::{DataSchema, SchemaViolation};
+pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
 
