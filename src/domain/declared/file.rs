@@ -15,6 +15,8 @@ use super::{
 };
 use crate::domain::{AggregateType, CommandType, EventType, StreamName};
 
+const NO_AGGREGATE: &str = "no aggregate is declared: add a table such as [aggregates.user]";
+
 /// Reads a domain file.
 ///
 /// # Errors
@@ -63,20 +65,17 @@ impl Reader<'_> {
             self.claim_types(key, Use::Definition);
         }
         let Some(node) = root.get("aggregates") else {
-            self.problems.add(
-                0..0,
-                "no aggregate is declared: add a table such as [aggregates.user]",
-            );
+            // A wrong key is told already.
+            if root.keys().all(|key| key.get_ref() == "defs") {
+                self.problems.add(0..0, NO_AGGREGATE);
+            }
             return Vec::new();
         };
         let Some(aggregates) = self.problems.table("`aggregates`", node) else {
             return Vec::new();
         };
         if aggregates.is_empty() {
-            self.problems.add(
-                node.span(),
-                "no aggregate is declared: add a table such as [aggregates.user]",
-            );
+            self.problems.add(node.span(), NO_AGGREGATE);
         }
         aggregates
             .iter()
