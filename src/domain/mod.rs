@@ -31,8 +31,8 @@ pub use clock::{Clock, SystemClock};
 pub use command::{Command, CommandStatus, CommandStep, NewCommand};
 pub use cursor::{Cursor, CursorError, Place};
 pub use decider::{
-    CommandDescription, CommandInHand, DecidedEvent, Decider, FoldFault, PastEvent, Rejection,
-    State,
+    CommandDescription, CommandInHand, DecidedEvent, Decider, Decision, FoldFault, PastEvent,
+    Rejection, State,
 };
 pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};

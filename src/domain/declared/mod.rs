@@ -15,7 +15,7 @@ pub use names::{API_ROOT_FIELDS, API_TYPES};
 pub use template::{Template, TemplateError};
 
 use super::{
-    AggregateType, CommandDescription, CommandInHand, CommandType, DecidedEvent, Decider,
+    AggregateType, CommandDescription, CommandInHand, CommandType, DecidedEvent, Decider, Decision,
     EventType, FoldFault, PastEvent, Rejection, State, StreamName,
 };
 
@@ -128,11 +128,7 @@ impl Decider for DeclaredAggregate {
         self.publish_to.clone()
     }
 
-    fn decide(
-        &self,
-        state: &State,
-        command: &CommandInHand<'_>,
-    ) -> Result<Vec<DecidedEvent>, Rejection> {
+    fn decide(&self, state: &State, command: &CommandInHand<'_>) -> Decision {
         let kind = &self.aggregate_type;
         let Some(declared) = self.commands.get(command.command_type) else {
             let name = command.command_type;
@@ -179,11 +175,15 @@ impl Decider for DeclaredAggregate {
             }
             commands.insert(command.name.to_string(), declared);
         }
-        let events: Map<String, Value> = self
-            .events
-            .iter()
-            .map(|(event, change)| (event.to_string(), json!({ "state": change.as_str() })))
-            .collect();
+        let mut events = Map::new();
+        for (event, change) in &self.events {
+            events.insert(event.to_string(), json!({ "state": change.as_str() }));
+        }
+        for command in self.commands.values() {
+            let merged = || json!({ "state": StateChange::default().as_str() });
+            let event = command.event.to_string();
+            events.entry(event).or_insert_with(merged);
+        }
         Some(json!({ "commands": commands, "events": events }))
     }
 }
