@@ -193,12 +193,20 @@ impl Store {
     ) -> Result<Vec<Event>, StoreError> {
         let (relation, values) = self.relation(ranges);
         let columns = rows::EVENT_COLUMNS.join(", ");
+        let stored = ["e.event_data", "e.event_metadata"]
+            .map(|column| self.backend.stored_bytes(column))
+            .join(" + ");
+        // What is stored is measured without being read, and as text it may be longer; both are bounded.
         let sql = format!(
             "WITH ranges (no, id, low, high) AS ({relation}), \
-             page AS (SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
-             CAST(e.event_data AS text) AS event_data, CAST(e.event_metadata AS text) AS event_metadata, e.version, e.created_at \
+             sized AS (SELECT e.partition_no, e.position, SUM({stored}) \
+             OVER (ORDER BY e.aggregate_id, e.version ROWS UNBOUNDED PRECEDING) - ({stored}) AS bytes_before \
              FROM ranges r JOIN events e \
              ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high), \
+             page AS MATERIALIZED (SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
+             CAST(e.event_data AS text) AS event_data, CAST(e.event_metadata AS text) AS event_metadata, e.version, e.created_at \
+             FROM sized s JOIN events e ON e.partition_no = s.partition_no AND e.position = s.position \
+             WHERE s.bytes_before < {max_bytes}), \
              summed AS (SELECT page.*, SUM(LENGTH(event_data) + LENGTH(event_metadata)) \
              OVER (ORDER BY aggregate_id, version ROWS UNBOUNDED PRECEDING) \
              - LENGTH(event_data) - LENGTH(event_metadata) AS chars_before FROM page) \

@@ -38,6 +38,7 @@ Aggregate.version: Int!
 Aggregate.createdAt: DateTime!
 Aggregate.updatedAt: DateTime!
 Aggregate.events(afterVersion: Int, first: Int! = 100, order: Order! = OLDEST_FIRST): [Event!]!
+Aggregate.state(atVersion: Int, at: DateTime): JSON
 EventFilter.aggregateId: UUID
 EventFilter.aggregateTypes: [String!]
 EventFilter.eventTypes: [String!]

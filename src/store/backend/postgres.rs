@@ -290,6 +290,10 @@ impl Backend for Postgres {
         Expr::val(text).cast_as("jsonb")
     }
 
+    fn stored_bytes(&self, column: &str) -> String {
+        format!("pg_column_size({column})")
+    }
+
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         let values = vec![
             array(

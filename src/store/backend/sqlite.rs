@@ -310,6 +310,10 @@ impl Backend for Sqlite {
         Expr::val(text)
     }
 
+    fn stored_bytes(&self, column: &str) -> String {
+        format!("octet_length({column})")
+    }
+
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         ranges_of(ranges.iter().copied())
     }

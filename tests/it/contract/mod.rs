@@ -39,6 +39,7 @@ mod domain;
 mod events;
 mod json;
 mod server;
+mod state;
 mod streams;
 mod subscriptions;
 
