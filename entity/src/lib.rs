@@ -2,6 +2,7 @@
 
 pub mod aggregates;
 pub mod database_settings;
+pub mod domains;
 pub mod event_streams;
 pub mod events;
 pub mod partition_locks;

@@ -34,6 +34,9 @@ pub(super) trait Backend: Send + Sync {
     /// Runs a statement that reads.
     async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError>;
 
+    /// Runs one statement that writes.
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
+
     /// The connection for migrating; all of its statements use the same session.
     fn migrator(&self) -> &DatabaseConnection;
 
@@ -57,6 +60,9 @@ pub(super) trait Backend: Send + Sync {
 
     /// A JSON text as a value that JSON in a column can be compared with.
     fn json_value(&self, text: String) -> SimpleExpr;
+
+    /// The SQL for how many bytes a column of a row takes as it is stored; the column is not read for it.
+    fn stored_bytes(&self, column: &str) -> String;
 
     /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);

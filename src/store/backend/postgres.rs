@@ -237,6 +237,14 @@ impl Backend for Postgres {
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        self.write(async |connection| query.execute(connection).await.map_err(while_running))
+            .await
+            .map(drop)
+    }
+
     fn migrator(&self) -> &DatabaseConnection {
         &self.migrator
     }
@@ -284,6 +292,10 @@ impl Backend for Postgres {
 
     fn json_value(&self, text: String) -> SimpleExpr {
         Expr::val(text).cast_as("jsonb")
+    }
+
+    fn stored_bytes(&self, column: &str) -> String {
+        format!("pg_column_size({column})")
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {

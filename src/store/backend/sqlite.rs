@@ -274,6 +274,16 @@ impl Backend for Sqlite {
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        self.write(async |connection| {
+            let done = query.execute(connection).await;
+            done.map(|_| ((), End::Commit)).map_err(while_running)
+        })
+        .await
+    }
+
     fn migrator(&self) -> &DatabaseConnection {
         &self.migrator
     }
@@ -307,6 +317,10 @@ impl Backend for Sqlite {
     /// SQLite has JSON as the text that this server wrote, with the escapes that it writes.
     fn json_value(&self, text: String) -> SimpleExpr {
         Expr::val(text)
+    }
+
+    fn stored_bytes(&self, column: &str) -> String {
+        format!("octet_length({column})")
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {

@@ -35,9 +35,11 @@ mod append_event;
 mod append_events;
 mod create_aggregate;
 mod database;
+mod domain;
 mod events;
 mod json;
 mod server;
+mod state;
 mod streams;
 mod subscriptions;
 
