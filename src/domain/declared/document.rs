@@ -74,6 +74,10 @@ impl<'a> Problems<'a> {
         self.found.push((place.start, text.into()));
     }
 
+    pub fn count(&self) -> usize {
+        self.found.len()
+    }
+
     /// The line of a place, for a problem that points to another one.
     pub fn line(&self, place: &Range<usize>) -> usize {
         self.place(place.start).0

@@ -182,94 +182,79 @@ impl<'n, 't> Definitions<'n, 't> {
         whole
     }
 
-    /// Whether a schema has only keywords that there are, at every depth.
+    /// Finds keywords that there are not, and references to nothing, at every depth; whether all is right.
     fn check_keywords(&self, node: &Node<'_>, problems: &mut Problems<'_>) -> bool {
-        if node.get_ref().is_bool() {
-            return true;
-        }
-        let Some(table) = problems.table("a JSON Schema", node) else {
-            return false;
-        };
-        let mut right = true;
-        for (key, value) in table {
-            let keyword = key.get_ref().as_ref();
-            right &= if OF_SCHEMA.contains(&keyword) {
-                self.check_keywords(value, problems)
-            } else if OF_SCHEMAS.contains(&keyword) {
-                match value.get_ref().as_array() {
-                    Some(schemas) => schemas.iter().fold(true, |right, schema| {
-                        self.check_keywords(schema, problems) && right
-                    }),
-                    None => {
-                        problems.must_be(&format!("`{keyword}`"), "an array of schemas", value);
-                        false
-                    }
-                }
-            } else if OF_NAMED_SCHEMAS.contains(&keyword) {
-                problems
-                    .table(&format!("`{keyword}`"), value)
-                    .is_some_and(|schemas| {
-                        schemas.iter().fold(true, |right, (_, schema)| {
-                            self.check_keywords(schema, problems) && right
-                        })
-                    })
-            } else if keyword == "type" {
-                check_types(value, problems)
-            } else if keyword == "$ref" {
-                self.check_reference(value, problems)
-            } else if OF_OTHERS.contains(&keyword) || keyword.starts_with("x-") {
-                true
-            } else {
-                problems.add(key.span(), unknown_keyword(keyword));
-                false
-            };
-        }
-        right
+        let before = problems.count();
+        self.check_schema(node, problems);
+        problems.count() == before
     }
 
-    fn check_reference(&self, node: &Node<'_>, problems: &mut Problems<'_>) -> bool {
-        let Some(reference) = problems.text("`$ref`", node) else {
-            return false;
-        };
-        let is_there = reference
-            .strip_prefix(REFERENCE)
-            .is_some_and(|name| self.schemas.contains_key(name));
-        if !is_there {
-            let known = if self.schemas.is_empty() {
-                "and there is no table [defs.NAME] in this file".to_owned()
-            } else {
-                let names: Vec<&str> = self.schemas.keys().map(String::as_str).collect();
-                format!("where NAME is one of {}", names.join(", "))
-            };
-            problems.add(
-                node.span(),
-                format!("`$ref` must be \"{REFERENCE}NAME\", not \"{reference}\", {known}"),
-            );
+    fn check_schema(&self, node: &Node<'_>, problems: &mut Problems<'_>) {
+        if node.get_ref().is_bool() {
+            return;
         }
-        is_there
+        let Some(table) = problems.table("a JSON Schema", node) else {
+            return;
+        };
+        for (key, value) in table {
+            let keyword = key.get_ref().as_ref();
+            let quoted = format!("`{keyword}`");
+            if OF_SCHEMA.contains(&keyword) {
+                self.check_schema(value, problems);
+            } else if OF_SCHEMAS.contains(&keyword) {
+                match value.get_ref().as_array() {
+                    Some(schemas) => schemas
+                        .iter()
+                        .for_each(|schema| self.check_schema(schema, problems)),
+                    None => problems.must_be(&quoted, "an array of schemas", value),
+                }
+            } else if OF_NAMED_SCHEMAS.contains(&keyword) {
+                for (_, schema) in problems.table(&quoted, value).into_iter().flatten() {
+                    self.check_schema(schema, problems);
+                }
+            } else if keyword == "type" {
+                check_types(value, problems);
+            } else if keyword == "$ref" {
+                self.check_reference(value, problems);
+            } else if !OF_OTHERS.contains(&keyword) && !keyword.starts_with("x-") {
+                problems.add(key.span(), unknown_keyword(keyword));
+            }
+        }
+    }
+
+    fn check_reference(&self, node: &Node<'_>, problems: &mut Problems<'_>) {
+        let Some(reference) = problems.text("`$ref`", node) else {
+            return;
+        };
+        let name = reference.strip_prefix(REFERENCE);
+        if name.is_some_and(|name| self.schemas.contains_key(name)) {
+            return;
+        }
+        let known = if self.schemas.is_empty() {
+            "and there is no table [defs.NAME] in this file".to_owned()
+        } else {
+            let names: Vec<&str> = self.schemas.keys().map(String::as_str).collect();
+            format!("where NAME is one of {}", names.join(", "))
+        };
+        let problem = format!("`$ref` must be \"{REFERENCE}NAME\", not \"{reference}\", {known}");
+        problems.add(node.span(), problem);
     }
 }
 
-fn check_types(node: &Node<'_>, problems: &mut Problems<'_>) -> bool {
+fn check_types(node: &Node<'_>, problems: &mut Problems<'_>) {
     let is_type = |node: &Node<'_>| {
-        node.get_ref()
-            .as_str()
-            .is_some_and(|text| TYPES.contains(&text))
+        let text = node.get_ref().as_str();
+        text.is_some_and(|text| TYPES.contains(&text))
     };
-    let right = match node.get_ref().as_array() {
+    let is_right = match node.get_ref().as_array() {
         Some(types) => types.iter().all(is_type),
         None => is_type(node),
     };
-    if !right {
-        problems.add(
-            node.span(),
-            format!(
-                "`type` must be one of {}, or an array of these",
-                TYPES.join(", ")
-            ),
-        );
+    if !is_right {
+        let types = TYPES.join(", ");
+        let problem = format!("`type` must be one of {types}, or an array of these");
+        problems.add(node.span(), problem);
     }
-    right
 }
 
 fn unknown_keyword(keyword: &str) -> String {

@@ -322,3 +322,17 @@ fn a_domain_is_stored_with_nothing_left_out() {
         })
     );
 }
+
+#[test]
+fn the_files_in_the_documentation_are_right() {
+    let documentation = include_str!("../../../docs/domain.md");
+    let files: Vec<&str> = documentation
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(files[0], tidings::domain::declared::GUIDE);
+    for file in files {
+        Domain::declared(file).unwrap();
+    }
+}
