@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use uuid::Uuid;
+
 use crate::{
     domain::{EventId, append::Refusal},
     store::StoreError,
@@ -54,7 +56,7 @@ pub enum AppendError {
         /// When to try again.
         retry_after: Duration,
         /// Where it is unknown whether it was appended: the ids that make a repeat safe. Empty: nothing was done.
-        unknown: Vec<EventId>,
+        unknown: Vec<Uuid>,
         /// The database's fault, if it was one.
         #[source]
         source: Option<Arc<StoreError>>,
@@ -73,7 +75,7 @@ impl AppendError {
         Self::not_done(Reason::Stopping, None)
     }
 
-    pub(super) fn timed_out(ids: Vec<EventId>) -> Self {
+    pub(super) fn timed_out(ids: Vec<Uuid>) -> Self {
         Self::Unavailable {
             reason: Reason::TimedOut,
             retry_after: RETRY_AFTER,
@@ -94,7 +96,7 @@ impl AppendError {
     }
 
     /// A fault of the store while events with these ids were appended.
-    pub(super) fn of_store(error: Arc<StoreError>, ids: Vec<EventId>) -> Self {
+    pub(super) fn of_store(error: Arc<StoreError>, ids: Vec<Uuid>) -> Self {
         if !error.is_passing() {
             return Self::Failed(error);
         }

@@ -197,6 +197,11 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
         Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", of(index, "id"));
         }),
+        Refusal::CommandKnown { .. } | Refusal::CommandSettled { .. } => {
+            coded(message, "ID_REUSED", |extensions| {
+                extensions.set("field", "input.id");
+            })
+        }
         Refusal::ValueRefused => {
             let field = match input {
                 AppendInput::One => "input.data",

@@ -4,6 +4,7 @@
 
 mod aggregates;
 mod backend;
+mod commands;
 mod error;
 mod events;
 mod heads;
@@ -18,6 +19,7 @@ use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 
 use backend::Backend;
 pub use backend::Doorbell;
+pub use commands::{CommandFilter, CommandPlace};
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;
