@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     AggregateId, AggregateType, CommandId, CommandType, EventType, StreamName, Timestamp, Version,
+    json::kind_of, merge::merge_patch,
 };
 
 /// The state of an aggregate: a JSON object, or `null` where there is none, before the first event and after a deletion.
@@ -39,11 +40,17 @@ pub trait Decider: Send + Sync + 'static {
         command: &CommandInHand<'_>,
     ) -> Result<Vec<DecidedEvent>, Rejection>;
 
-    /// The state after an event.
+    /// The state after an event. It gets every event of its aggregates, also of types that nobody has heard of, because
+    /// anybody may append: [`PastEvent::merge_into`] does with those what is done where there is no decider.
     ///
     /// # Errors
     /// When the event cannot be folded.
     fn evolve(&self, state: State, event: PastEvent<'_>) -> Result<State, FoldFault>;
+
+    /// Its commands and events as data, where all of its rules are data: what others than this program can follow.
+    fn declaration(&self) -> Option<Value> {
+        None
+    }
 }
 
 /// A type of command.
@@ -96,6 +103,42 @@ pub struct PastEvent<'a> {
     pub version: Version,
     /// When it was appended.
     pub created_at: Timestamp,
+}
+
+impl PastEvent<'_> {
+    /// Merges the event's data into a state, as it is done with events that no domain declares.
+    ///
+    /// Source: RFC 7396.
+    ///
+    /// # Errors
+    /// When the data is no object: it would take the place of the whole state.
+    pub fn merge_into(self, mut state: State) -> Result<State, FoldFault> {
+        if !self.data.is_object() {
+            return Err(self.not_an_object("merged into a"));
+        }
+        merge_patch(&mut state, self.data);
+        Ok(state)
+    }
+
+    /// Makes the event's data the state.
+    ///
+    /// # Errors
+    /// When the data is no object.
+    pub fn into_state(self) -> Result<State, FoldFault> {
+        if self.data.is_object() {
+            Ok(self.data)
+        } else {
+            Err(self.not_an_object("the new"))
+        }
+    }
+
+    fn not_an_object(&self, use_of_it: &str) -> FoldFault {
+        FoldFault(format!(
+            "the data of {} is {}, and only an object can be {use_of_it} state",
+            self.event_type,
+            kind_of(&self.data)
+        ))
+    }
 }
 
 /// Why a command is rejected.

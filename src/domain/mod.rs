@@ -9,15 +9,19 @@ pub mod clock;
 pub mod command;
 pub mod cursor;
 pub mod decider;
+pub mod declared;
 pub mod entry;
 pub mod event;
 pub mod filter;
 pub mod id;
 pub mod json;
 pub mod judge;
+pub mod merge;
 pub mod name;
 pub mod partition;
 pub mod read_model;
+pub mod registry;
+pub mod schema;
 pub mod timestamp;
 pub mod version;
 
@@ -38,6 +42,8 @@ pub use json::{Json, JsonError};
 pub use name::{AggregateType, CommandType, EventType, NameError, StreamName};
 pub use partition::{Partition, PartitionCount};
 pub use read_model::{ReadModel, ReadModelSource};
+pub use registry::{CommandKind, DecideError, Domain, DomainError};
+pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
 

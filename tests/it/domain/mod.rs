@@ -1,0 +1,3 @@
+//! The domain: declared and written deciders, and what folding promises.
+
+mod wrong_files;
