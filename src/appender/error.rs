@@ -27,6 +27,8 @@ pub enum Reason {
     Exhausted,
     /// Somebody else holds the partition's lock.
     Locked,
+    /// Too many others change the same aggregate.
+    Contended,
 }
 
 impl fmt::Display for Reason {
@@ -38,6 +40,7 @@ impl fmt::Display for Reason {
             Self::Database => "the database cannot be reached",
             Self::Exhausted => "the database has no room or no resources left",
             Self::Locked => "another client of the database holds the partition's lock",
+            Self::Contended => "too many others change the same aggregate",
         })
     }
 }
@@ -67,8 +70,22 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    pub(super) fn full() -> Self {
+    /// Too much waits already: nothing was done.
+    #[must_use]
+    pub fn full() -> Self {
         Self::not_done(Reason::Full, None)
+    }
+
+    /// Others were always faster: nothing was done.
+    #[must_use]
+    pub fn contended() -> Self {
+        Self::not_done(Reason::Contended, None)
+    }
+
+    /// The time was over before anything was appended.
+    #[must_use]
+    pub fn overdue() -> Self {
+        Self::timed_out(Vec::new())
     }
 
     pub(super) fn stopping() -> Self {
@@ -85,8 +102,9 @@ impl AppendError {
     }
 
     /// A fault before or after the append itself: nothing was appended by this call.
-    pub(super) fn while_reading(error: StoreError) -> Self {
-        Self::of_store(Arc::new(error), Vec::new())
+    #[must_use]
+    pub fn while_reading(error: impl Into<Arc<StoreError>>) -> Self {
+        Self::of_store(error.into(), Vec::new())
     }
 
     pub(super) fn vanished(id: EventId) -> Self {

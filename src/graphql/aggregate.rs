@@ -8,6 +8,7 @@ use async_graphql::{
 
 use super::{
     access::require,
+    command::{self, CommandConnection},
     errors::ApiError,
     event::{EventObject, aggregate_types},
     loaders::Loaders,
@@ -81,6 +82,17 @@ impl AggregateObject {
             events.reverse();
         }
         Ok(Nodes(events))
+    }
+
+    /// The commands that were to change it, in the order in which they were made.
+    #[graphql(complexity = "list_cost(first, child_complexity)")]
+    async fn commands(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 20)] first: i32,
+        after: Option<String>,
+    ) -> Result<CommandConnection> {
+        command::commands_of(ctx, self.0.id, first, after.as_deref()).await
     }
 }
 

@@ -9,8 +9,8 @@ use super::{
     errors::ApiError,
 };
 use crate::{
-    domain::{Aggregate, AggregateId, Entry, Event, EventId},
-    store::{EntryRange, EventRange, Store},
+    domain::{Aggregate, AggregateId, Command, Entry, Event, EventId},
+    store::{CommandPlace, EntryRange, EventRange, Store},
 };
 
 /// The look-ups of one operation.
@@ -19,6 +19,7 @@ pub(super) struct Loaders {
     pub(super) aggregates: Batch<AggregateById>,
     pub(super) events: Batch<EventById>,
     pub(super) event_ranges: Batch<EventsInRange>,
+    pub(super) commands: Batch<CommandsOfAggregate>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
 }
 
@@ -29,6 +30,7 @@ impl Loaders {
             aggregates: Batch::default(),
             events: Batch::default(),
             event_ranges: Batch::default(),
+            commands: Batch::default(),
             entry_ranges: Batch::default(),
         })
     }
@@ -41,6 +43,7 @@ impl Batches for Arc<Loaders> {
             self.aggregates.take(store),
             self.events.take(store),
             self.event_ranges.take(store),
+            self.commands.take(store),
             self.entry_ranges.take(store),
         ];
         asked.into_iter().flatten().collect()
@@ -113,6 +116,52 @@ impl LookUp for EventsInRange {
             // Ranges of one aggregate may overlap, and each of them has read the overlap.
             events.dedup_by_key(|event| event.version);
             found.insert(range, events);
+        }
+        Ok(found)
+    }
+}
+
+/// The first commands of one aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CommandsAsked {
+    /// The aggregate.
+    pub(super) aggregate_id: AggregateId,
+    /// Behind this place.
+    pub(super) after: Option<CommandPlace>,
+    /// How many at most.
+    pub(super) first: usize,
+}
+
+/// The first commands of aggregates, in the order of their creation. Those of one field are asked for in the same way, so a
+/// statement for each way is a statement for each field of the document.
+pub(super) struct CommandsOfAggregate;
+
+impl LookUp for CommandsOfAggregate {
+    type Key = CommandsAsked;
+    type Value = Vec<Command>;
+
+    async fn find(
+        store: &Store,
+        asked: Vec<CommandsAsked>,
+    ) -> Result<HashMap<CommandsAsked, Self::Value>, ApiError> {
+        let mut ways: HashMap<_, Vec<AggregateId>> = HashMap::new();
+        for asked in asked {
+            ways.entry((asked.after, asked.first))
+                .or_default()
+                .push(asked.aggregate_id);
+        }
+        let mut found = HashMap::new();
+        for ((after, first), ids) in ways {
+            let commands = store.commands_of_aggregates(&ids, after, first).await?;
+            found.extend(commands.into_iter().map(|(aggregate_id, mut commands)| {
+                commands.truncate(first);
+                let asked = CommandsAsked {
+                    aggregate_id,
+                    after,
+                    first,
+                };
+                (asked, commands)
+            }));
         }
         Ok(found)
     }

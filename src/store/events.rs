@@ -181,6 +181,51 @@ impl Store {
         Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
     }
 
+    /// Reads on behind versions of several aggregates in one statement: at most so many events of each, and of all of them up
+    /// to the one with which they have so many bytes, about. They come in the order of their aggregates and versions.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_behind(
+        &self,
+        places: &[(AggregateId, Version)],
+        most_of_each: i32,
+        max_bytes: usize,
+    ) -> Result<Vec<Event>, StoreError> {
+        let keys: Vec<_> = places
+            .iter()
+            .map(|(id, behind)| {
+                let (partition, behind) = (self.partitions.of_aggregate(*id), i64::from(behind.0));
+                (
+                    partition,
+                    id.0,
+                    behind + 1,
+                    behind + i64::from(most_of_each),
+                )
+            })
+            .collect();
+        let (relation, mut values) = self.backend.uuid_ranges(&keys);
+        values.push(i64::try_from(max_bytes).unwrap_or(i64::MAX).into());
+        let columns = rows::EVENT_COLUMNS.join(", ");
+        let sql = format!(
+            "WITH ranges (no, id, low, high) AS ({relation}), \
+             behind AS (SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
+             CAST(e.event_data AS text) AS event_data, CAST(e.event_metadata AS text) AS event_metadata, e.version, \
+             e.created_at FROM ranges r JOIN events e \
+             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high), \
+             summed AS (SELECT {columns}, SUM(LENGTH(event_data) + LENGTH(event_metadata)) \
+             OVER (ORDER BY aggregate_id, version ROWS UNBOUNDED PRECEDING) \
+             - LENGTH(event_data) - LENGTH(event_metadata) AS chars_before FROM behind) \
+             SELECT {columns} FROM summed WHERE chars_before < ${} ORDER BY aggregate_id, version",
+            values.len(),
+        );
+        let backend = self.backend.dialect();
+        let rows = self
+            .read(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
+        rows.iter().map(rows::event).collect()
+    }
+
     async fn events_in_chunk(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
         let keys: Vec<_> = ranges
             .iter()
