@@ -97,6 +97,7 @@ impl App {
         let executor = Executor::new(
             store.clone(),
             appender.clone(),
+            tail.clone(),
             domain,
             clock.clone(),
             config,

@@ -20,6 +20,7 @@ use crate::{
         ExpectedVersion, NewCommand, Version, append::Refusal,
     },
     store::{EventRange, Store},
+    tail::Tail,
 };
 
 /// What executing a command came to.
@@ -44,6 +45,7 @@ pub struct Processed {
 pub struct Executor {
     store: Store,
     appender: Arc<Appender>,
+    tail: Arc<Tail>,
     domain: Arc<Domain>,
     clock: Arc<dyn Clock>,
     states: States,
@@ -60,6 +62,7 @@ impl Executor {
     pub fn new(
         store: Store,
         appender: Arc<Appender>,
+        tail: Arc<Tail>,
         domain: Arc<Domain>,
         clock: Arc<dyn Clock>,
         config: &Config,
@@ -69,6 +72,7 @@ impl Executor {
             turns: Turns::new(config.limits.max_queue_requests),
             store,
             appender,
+            tail,
             domain,
             clock,
             request_timeout: config.limits.request_timeout,

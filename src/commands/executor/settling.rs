@@ -247,6 +247,8 @@ impl Executor {
         if attempts < self.attempts {
             let delay = retry_delay(self.retry_delay, attempts);
             self.store.postpone_command(&command, reason, delay).await?;
+            // It may not be the worker who tried, and it waits for other instants.
+            self.tail.command_bell().wake_worker(command.partition);
         } else {
             let outcome = Outcome {
                 status: CommandStatus::Failed,

@@ -5,6 +5,7 @@
 )]
 
 pub mod client;
+pub mod deciders;
 pub mod follow;
 pub mod in_process;
 pub mod load;
