@@ -2,6 +2,7 @@
 
 mod disk;
 mod kill;
+mod kill_commands;
 mod outage;
 mod servers;
 mod stop;
