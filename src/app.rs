@@ -4,13 +4,14 @@ mod domain_watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::domain_watch::DomainWatch;
 use crate::{
     appender::Appender,
+    commands::{Executor, Watch, Worker, run_worker},
     config::{Config, DomainFileError},
-    domain::{Clock, Domain, SystemClock, Timestamp},
+    domain::{Clock, Domain, SystemClock, Timestamp, append::Committed},
     store::{OpenError, Store, StoreError},
     tail::Tail,
 };
@@ -46,12 +47,17 @@ pub struct App {
     store: Store,
     domain: Arc<Domain>,
     domain_watch: Arc<DomainWatch>,
-    appender: Appender,
+    appender: Arc<Appender>,
     tail: Arc<Tail>,
+    executor: Arc<Executor>,
+    watch: Arc<Watch>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
     stopping: CancellationToken,
+    /// Stops what works by itself, before what it works with.
+    working: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl App {
@@ -77,28 +83,62 @@ impl App {
         let store = Store::open(&config.database, clock.clone()).await?;
         store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
+        let watch = Watch::new(store.clone());
         let on_commit = {
-            let tail = tail.clone();
-            Arc::new(move |committed| tail.take_committed(committed))
+            let (tail, watch) = (tail.clone(), watch.clone());
+            Arc::new(move |committed| {
+                if let Committed::Commands(_, changes) = &committed {
+                    watch.take_committed(changes);
+                }
+                tail.take_committed(committed);
+            })
         };
-        let appender = Appender::start(store.clone(), &config.limits, on_commit);
         let stopping = CancellationToken::new();
         let domain_watch = DomainWatch::new(store.clone(), domain.clone());
         // On SQLite there is one server, and so one domain.
         if store.doorbell().is_some() {
             tokio::spawn(domain_watch.clone().run(stopping.clone()));
         }
-        Ok(Arc::new(Self {
+        let appender = Arc::new(Appender::start(store.clone(), &config.limits, on_commit));
+        let executor = Executor::new(
+            store.clone(),
+            appender.clone(),
+            tail.clone(),
+            domain.clone(),
+            clock.clone(),
+            config,
+        );
+        let app = Arc::new(Self {
             store,
             domain,
             domain_watch,
             appender,
             tail,
+            executor: Arc::new(executor),
+            watch,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
             stopping,
-        }))
+            working: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        app.start_commands();
+        app.tasks.close();
+        Ok(app)
+    }
+
+    /// Starts what processes pending commands and tells who waits for them.
+    fn start_commands(&self) {
+        let (tail, stop) = (self.tail.clone(), self.working.clone());
+        self.tasks.spawn(self.watch.clone().look(tail, stop));
+        let worker = Worker::new(self.store.clone(), self.executor.clone(), self.tail.clone());
+        let (poller, stop) = (worker.clone(), self.working.clone());
+        self.tasks.spawn(async move { poller.poll(stop).await });
+        for partition in self.store.partitions().iter() {
+            let (worker, stop) = (worker.clone(), self.working.clone());
+            self.tasks.spawn(run_worker(worker, partition, stop));
+        }
     }
 
     /// Brings the tables of the database up to date.
@@ -131,6 +171,18 @@ impl App {
     #[must_use]
     pub fn appender(&self) -> &Appender {
         &self.appender
+    }
+
+    /// The executor: the way to give commands.
+    #[must_use]
+    pub fn executor(&self) -> &Arc<Executor> {
+        &self.executor
+    }
+
+    /// The watch: the way to wait for commands.
+    #[must_use]
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// The tail: the way to follow the logs.
@@ -204,6 +256,8 @@ impl App {
     /// Finishes what was accepted and ends all tasks.
     pub async fn stop(&self) {
         self.stopping.cancel();
+        self.working.cancel();
+        self.tasks.wait().await;
         self.appender.stop().await;
         self.tail.stop().await;
         self.store.close().await;

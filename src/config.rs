@@ -3,6 +3,7 @@
 //! Every section has a `Default` with the documented values, so that a program or a test can build a [`Config`] by hand.
 
 pub mod domain_file;
+mod commands;
 mod limits;
 mod values;
 
@@ -12,6 +13,7 @@ use clap::{Args, Command, FromArgMatches, ValueEnum};
 use thiserror::Error;
 
 pub use domain_file::{DomainFile, DomainFileError};
+pub use commands::Commands;
 pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
 use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
@@ -34,6 +36,9 @@ pub struct Config {
     /// What the server takes at most.
     #[command(flatten)]
     pub limits: Limits,
+    /// How commands are processed.
+    #[command(flatten)]
+    pub commands: Commands,
     /// What it tells about its work.
     #[command(flatten)]
     pub log: Log,
@@ -225,6 +230,7 @@ impl Config {
             require(!value.is_zero(), &format!("--{name}: must be at least 1ms"));
         }
         problems.extend(self.limits.problems());
+        problems.extend(self.commands.problems());
         if problems.is_empty() {
             Ok(())
         } else {

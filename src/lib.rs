@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod appender;
+pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod graphql;

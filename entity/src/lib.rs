@@ -1,6 +1,7 @@
 //! The tables of tidings as SeaORM entities, one a file, and nothing else.
 
 pub mod aggregates;
+pub mod commands;
 pub mod database_settings;
 pub mod domains;
 pub mod event_streams;

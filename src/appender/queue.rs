@@ -6,7 +6,11 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{AppendError, OnCommit, giving_way::GivingWay, log::Log};
+use super::{
+    AppendError, OnCommit,
+    giving_way::GivingWay,
+    log::{Done, Log},
+};
 use crate::{
     config::Limits,
     domain::append::{Outcome, Refusal},
@@ -115,9 +119,9 @@ impl<L: Log> Committer<L> {
                 }
             };
             let batch = self.gather(first);
-            let committed = self.commit(batch).await;
-            if !committed.is_empty() {
-                (self.on_commit)(self.log.committed(committed));
+            let done = self.commit(batch).await;
+            for committed in self.log.committed(done) {
+                (self.on_commit)(committed);
             }
         }
     }
@@ -150,7 +154,7 @@ impl<L: Log> Committer<L> {
     /// Commits a batch, answers its writers, and returns what was appended, in order.
     ///
     /// A batch that fails for what one request holds is split until that one alone is refused.
-    fn commit(&self, batch: Vec<Waiting<L>>) -> BoxFuture<'_, Vec<Arc<L::Stored>>> {
+    fn commit(&self, batch: Vec<Waiting<L>>) -> BoxFuture<'_, Done<L::Stored>> {
         Box::pin(async move {
             match self.try_commit(&batch).await {
                 Ok(outcomes) => self.answer(batch, outcomes),
@@ -168,7 +172,7 @@ impl<L: Log> Committer<L> {
                             .answer
                             .send(Ok(Outcome::Refused(Refusal::ValueRefused)));
                     }
-                    Vec::new()
+                    Done::default()
                 }
                 Err(error) => {
                     let error = Arc::new(error);
@@ -178,7 +182,7 @@ impl<L: Log> Committer<L> {
                             .answer
                             .send(Err(AppendError::of_store(error.clone(), ids)));
                     }
-                    Vec::new()
+                    Done::default()
                 }
             }
         })
@@ -195,12 +199,8 @@ impl<L: Log> Committer<L> {
         }
     }
 
-    fn answer(
-        &self,
-        batch: Vec<Waiting<L>>,
-        outcomes: Vec<Outcome<L::Place>>,
-    ) -> Vec<Arc<L::Stored>> {
-        let mut committed = Vec::with_capacity(batch.len());
+    fn answer(&self, batch: Vec<Waiting<L>>, outcomes: Vec<Outcome<L::Place>>) -> Done<L::Stored> {
+        let mut done = Done::default();
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
             let Waiting {
                 request,
@@ -208,10 +208,11 @@ impl<L: Log> Committer<L> {
                 _room,
             } = waiting;
             let outcome = match outcome {
-                Outcome::Appended(places) => {
+                Outcome::Appended { at, places } => {
+                    done.commands.extend(L::command(&request));
                     let stored = self.log.stored(request, places);
-                    committed.extend(stored.iter().cloned());
-                    Outcome::Appended(stored)
+                    done.stored.extend(stored.iter().cloned());
+                    Outcome::Appended { at, places: stored }
                 }
                 Outcome::Duplicate => Outcome::Duplicate,
                 Outcome::Refused(refusal) => Outcome::Refused(refusal),
@@ -219,7 +220,7 @@ impl<L: Log> Committer<L> {
             // Who waited may have gone away: what is committed stays committed.
             mem::drop(answer.send(Ok(outcome)));
         }
-        committed
+        done
     }
 }
 

@@ -1,7 +1,8 @@
 //! Commands: before they are stored, and after. Floor 0.
 
 use super::{
-    AggregateId, CommandId, CommandType, ExpectedVersion, Json, Partition, Timestamp, Version,
+    AggregateId, AggregateType, CommandId, CommandType, ExpectedVersion, Json, Partition,
+    Timestamp, Version,
 };
 
 /// How far a command is.
@@ -18,6 +19,9 @@ pub enum CommandStatus {
 }
 
 impl CommandStatus {
+    /// Every status.
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Processed, Self::Rejected, Self::Failed];
+
     /// The status as it is stored.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -32,9 +36,7 @@ impl CommandStatus {
     /// Reads a stored status.
     #[must_use]
     pub fn stored(text: &str) -> Option<Self> {
-        [Self::Pending, Self::Processed, Self::Rejected, Self::Failed]
-            .into_iter()
-            .find(|status| status.as_str() == text)
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 }
 
@@ -64,6 +66,8 @@ pub struct CommandStep {
     pub id: CommandId,
     /// Its aggregate.
     pub aggregate_id: AggregateId,
+    /// What the aggregate must be, if it is there; `None`: whatever it is.
+    pub aggregate_type: Option<AggregateType>,
     /// The version that the aggregate must have, also where the command has no events: what was decided, a rejection too,
     /// was decided on that version.
     pub expected_version: ExpectedVersion,
@@ -73,6 +77,17 @@ pub struct CommandStep {
     pub status: CommandStatus,
     /// Why it was rejected or failed.
     pub reason: Option<String>,
+}
+
+impl CommandStep {
+    /// How much memory and database it takes, in bytes, roughly.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let record = self.record.as_ref().map_or(0, |command| {
+            command.data.as_str().len() + command.metadata.as_str().len()
+        });
+        record + self.reason.as_ref().map_or(0, String::len) + 200
+    }
 }
 
 /// A command that is stored.

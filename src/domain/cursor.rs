@@ -5,13 +5,16 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
-use super::{AggregateId, DatabaseId, Partition, PartitionCount, Position, StreamName, Timestamp};
+use super::{
+    AggregateId, CommandId, DatabaseId, Partition, PartitionCount, Position, StreamName, Timestamp,
+};
 
 const FORMAT: u8 = 1;
 /// The end of the year 9999: later ones, and those before 1970, are in no cursor that was given out.
 const LATEST_MICROS: i64 = 253_402_300_799_999_999;
 const KIND_EVENTS: u8 = b'e';
 const KIND_AGGREGATES: u8 = b'a';
+const KIND_COMMANDS: u8 = b'c';
 const KIND_STREAMS: u8 = b's';
 
 /// Why a text is no cursor that can be used here.
@@ -84,6 +87,13 @@ pub enum Cursor {
         /// Its id.
         id: AggregateId,
     },
+    /// A command in the order of creation.
+    Commands {
+        /// When it was recorded.
+        created_at: Timestamp,
+        /// Its id.
+        id: CommandId,
+    },
     /// A stream in the order of names.
     Streams(StreamName),
 }
@@ -97,6 +107,7 @@ impl Cursor {
         bytes.push(match self {
             Self::Events(_) => KIND_EVENTS,
             Self::Aggregates { .. } => KIND_AGGREGATES,
+            Self::Commands { .. } => KIND_COMMANDS,
             Self::Streams(_) => KIND_STREAMS,
         });
         bytes.extend_from_slice(database.0.as_bytes());
@@ -108,10 +119,8 @@ impl Cursor {
                     push_number(&mut bytes, position.0.unsigned_abs());
                 }
             }
-            Self::Aggregates { created_at, id } => {
-                bytes.extend_from_slice(&created_at.as_micros().to_be_bytes());
-                bytes.extend_from_slice(id.0.as_bytes());
-            }
+            Self::Aggregates { created_at, id } => push_made(&mut bytes, *created_at, id.0),
+            Self::Commands { created_at, id } => push_made(&mut bytes, *created_at, id.0),
             Self::Streams(name) => bytes.extend_from_slice(name.as_str().as_bytes()),
         }
         URL_SAFE_NO_PAD.encode(bytes)
@@ -158,21 +167,33 @@ impl Cursor {
                 (rest.is_empty() && starts_in_an_event)
                     .then_some(Self::Events(Place { behind, event_in }))
             }
-            KIND_AGGREGATES => {
-                let (created_at, id) = body.split_at_checked(8)?;
-                let micros = i64::from_be_bytes(created_at.try_into().ok()?);
-                (0..=LATEST_MICROS).contains(&micros).then_some(())?;
-                Some(Self::Aggregates {
-                    created_at: Timestamp::from_micros(micros),
-                    id: AggregateId(Uuid::from_slice(id).ok()?),
-                })
-            }
+            KIND_AGGREGATES => take_made(body).map(|(created_at, id)| Self::Aggregates {
+                created_at,
+                id: AggregateId(id),
+            }),
+            KIND_COMMANDS => take_made(body).map(|(created_at, id)| Self::Commands {
+                created_at,
+                id: CommandId(id),
+            }),
             KIND_STREAMS => Some(Self::Streams(
                 StreamName::new(std::str::from_utf8(body).ok()?).ok()?,
             )),
             _ => None,
         }
     }
+}
+
+/// Appends when something was made, and its id.
+fn push_made(bytes: &mut Vec<u8>, created_at: Timestamp, id: Uuid) {
+    bytes.extend_from_slice(&created_at.as_micros().to_be_bytes());
+    bytes.extend_from_slice(id.as_bytes());
+}
+
+fn take_made(body: &[u8]) -> Option<(Timestamp, Uuid)> {
+    let (created_at, id) = body.split_at_checked(8)?;
+    let micros = i64::from_be_bytes(created_at.try_into().ok()?);
+    (0..=LATEST_MICROS).contains(&micros).then_some(())?;
+    Some((Timestamp::from_micros(micros), Uuid::from_slice(id).ok()?))
 }
 
 /// Appends a number in base 128, the low digits first.
@@ -224,6 +245,10 @@ mod tests {
                 Cursor::Aggregates {
                     created_at: Timestamp::from_micros(micros),
                     id: AggregateId(Uuid::from_u128(id)),
+                },
+                Cursor::Commands {
+                    created_at: Timestamp::from_micros(micros),
+                    id: CommandId(Uuid::from_u128(id)),
                 },
                 Cursor::Streams(StreamName::new("user_events").expect("a name")),
             ];

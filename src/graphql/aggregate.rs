@@ -6,6 +6,7 @@ use async_graphql::{Context, InputObject, Object, Result, SimpleObject, parser::
 
 use super::{
     access::require,
+    command::{self, CommandConnection},
     errors::ApiError,
     event::{EventObject, aggregate_types},
     loaders::Loaders,
@@ -117,6 +118,15 @@ impl AggregateObject {
         let folded = loaders.states.one(wanted).await?;
         let state = folded.transpose().map_err(ApiError::State)?;
         Ok(state.filter(|state| state.is_object()).map(JsonScalar))
+    /// The commands that were to change it, in the order in which they were made.
+    #[graphql(complexity = "list_cost(first, child_complexity)")]
+    async fn commands(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 20)] first: i32,
+        after: Option<String>,
+    ) -> Result<CommandConnection> {
+        command::commands_of(ctx, self.0.id, first, after.as_deref()).await
     }
 }
 

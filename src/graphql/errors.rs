@@ -7,6 +7,7 @@ use async_graphql::{Error, ErrorExtensionValues, ErrorExtensions, ServerError};
 use super::scalars::what_would_be_right;
 use crate::{
     appender::AppendError,
+    commands::CommandError,
     domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, append::Refusal},
     states::StateError,
     store::StoreError,
@@ -44,6 +45,10 @@ pub(super) enum ApiError {
         error: AppendError,
         input: AppendInput,
     },
+    /// The command came to nothing.
+    Command(CommandError),
+    /// What a subscription names is not there.
+    NotFound { what: String },
     /// The database failed while it was read.
     Store(Arc<StoreError>),
 }
@@ -102,6 +107,18 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<CommandError> for ApiError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Append(error) => Self::Append {
+                error,
+                input: AppendInput::One,
+            },
+            error => Self::Command(error),
+        }
+    }
+}
+
 impl From<ApiError> for Error {
     fn from(error: ApiError) -> Self {
         match error {
@@ -142,6 +159,8 @@ impl From<ApiError> for Error {
                 input,
             } => refused(refusal, input),
             ApiError::Append { error, .. } => not_appended(error),
+            ApiError::Command(error) => of_command(error),
+            ApiError::NotFound { what } => not_found(&what),
             ApiError::Store(error) => not_read(error),
         }
     }
@@ -210,6 +229,11 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
         Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", of(index, "id"));
         }),
+        Refusal::CommandKnown { .. } | Refusal::CommandSettled { .. } => {
+            coded(message, "ID_REUSED", |extensions| {
+                extensions.set("field", "input.id");
+            })
+        }
         Refusal::ValueRefused => {
             let field = match input {
                 AppendInput::One => "input.data",
@@ -217,6 +241,38 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
             };
             bad_user_input(field, "holds a value that the database cannot store")
         }
+    }
+}
+
+fn not_found(what: &str) -> Error {
+    coded(format!("there is no {what}"), "NOT_FOUND", |_| {})
+}
+
+fn of_command(error: CommandError) -> Error {
+    let message = error.to_string();
+    match error {
+        CommandError::UnknownType { known, .. } => {
+            let known: Vec<&str> = known.iter().map(|name| name.as_str()).collect();
+            let message = format!("{message}: the types are {}", known.join(", "));
+            coded(message, "UNKNOWN_COMMAND_TYPE", |extensions| {
+                extensions.set("known", known);
+                extensions.set("field", "input.type");
+            })
+        }
+        CommandError::WrongData { name, violations } => {
+            let violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            let message = format!("is not what {name} takes: {}", violations.join("; "));
+            bad_user_input("input.data", &message)
+        }
+        CommandError::IdReused { .. } => coded(message, "ID_REUSED", |extensions| {
+            extensions.set("field", "input.id");
+        }),
+        CommandError::TypeMismatch { expected, actual } => {
+            type_mismatch("input.aggregateId", expected.as_str(), actual.as_str())
+        }
+        CommandError::NotThere { id } => not_found(&format!("command {id}")),
+        CommandError::Faulted { .. } => internal(Arc::new(error)),
+        CommandError::Append(error) => not_appended(error),
     }
 }
 
@@ -294,7 +350,7 @@ fn not_read(error: Arc<StoreError>) -> Error {
     )
 }
 
-fn internal(error: Arc<StoreError>) -> Error {
+fn internal(error: Arc<dyn StdError + Send + Sync>) -> Error {
     let mut internal = coded(
         "the server failed; its log says why, under this request id",
         "INTERNAL",

@@ -196,7 +196,7 @@ impl EventFilterInput {
 }
 
 /// Databases take only so many parameters in a statement.
-fn check_length(field: &str, length: usize) -> Result<(), ApiError> {
+pub(super) fn check_length(field: &str, length: usize) -> Result<(), ApiError> {
     if length > MAX_TYPES {
         let message = format!("has {length} names: at most {MAX_TYPES} are allowed");
         return Err(ApiError::bad_input(field, message));
@@ -276,7 +276,7 @@ impl AppendEventInput {
 /// The largest correlation id, in bytes as JSON: it has an index, which takes no larger ones.
 const MAX_CORRELATION_ID_BYTES: usize = 500;
 
-fn check_correlation_id(field: &str, metadata: &Json) -> Result<(), ApiError> {
+pub(super) fn check_correlation_id(field: &str, metadata: &Json) -> Result<(), ApiError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Metadata<'a> {

@@ -13,6 +13,8 @@ use crate::{
     domain::{Aggregate, AggregateId, Domain, Entry, Event, EventId},
     states::{self, FoldBudget, Folded, StateAt},
     store::{EntryRange, EventRange, Store},
+    domain::{Aggregate, AggregateId, Command, Entry, Event, EventId},
+    store::{CommandPlace, EntryRange, EventRange, Store},
 };
 
 /// The look-ups of one operation.
@@ -21,6 +23,7 @@ pub(super) struct Loaders {
     pub(super) aggregates: Batch<AggregateById>,
     pub(super) events: Batch<EventById>,
     pub(super) event_ranges: Batch<EventsInRange>,
+    pub(super) commands: Batch<CommandsOfAggregate>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
     folding: Folding,
     pub(super) states: Batch<StateOf, Folding>,
@@ -39,6 +42,7 @@ impl Loaders {
             aggregates: Batch::default(),
             events: Batch::default(),
             event_ranges: Batch::default(),
+            commands: Batch::default(),
             entry_ranges: Batch::default(),
             states: Batch::default(),
         })
@@ -57,6 +61,7 @@ impl Batches for Arc<Loaders> {
             self.aggregates.take(store),
             self.events.take(store),
             self.event_ranges.take(store),
+            self.commands.take(store),
             self.entry_ranges.take(store),
             self.states.take(&self.folding),
         ];
@@ -160,6 +165,49 @@ impl LookUp<Folding> for StateOf {
             budget,
         } = folding;
         Ok(states::fold(store, domain, budget, wanted).await?)
+/// The first commands of one aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CommandsAsked {
+    /// The aggregate.
+    pub(super) aggregate_id: AggregateId,
+    /// Behind this place.
+    pub(super) after: Option<CommandPlace>,
+    /// How many at most.
+    pub(super) first: usize,
+}
+
+/// The first commands of aggregates, in the order of their creation. Those of one field are asked for in the same way, so a
+/// statement for each way is a statement for each field of the document.
+pub(super) struct CommandsOfAggregate;
+
+impl LookUp for CommandsOfAggregate {
+    type Key = CommandsAsked;
+    type Value = Vec<Command>;
+
+    async fn find(
+        store: &Store,
+        asked: Vec<CommandsAsked>,
+    ) -> Result<HashMap<CommandsAsked, Self::Value>, ApiError> {
+        let mut ways: HashMap<_, Vec<AggregateId>> = HashMap::new();
+        for asked in asked {
+            ways.entry((asked.after, asked.first))
+                .or_default()
+                .push(asked.aggregate_id);
+        }
+        let mut found = HashMap::new();
+        for ((after, first), ids) in ways {
+            let commands = store.commands_of_aggregates(&ids, after, first).await?;
+            found.extend(commands.into_iter().map(|(aggregate_id, mut commands)| {
+                commands.truncate(first);
+                let asked = CommandsAsked {
+                    aggregate_id,
+                    after,
+                    first,
+                };
+                (asked, commands)
+            }));
+        }
+        Ok(found)
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod aggregate;
 mod batching;
+mod command;
 mod documents;
 mod errors;
 mod event;

@@ -11,9 +11,9 @@ use sea_orm::{
 
 use super::{Store, StoreError, backend::Backend, rows};
 use crate::domain::{
-    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, NewEvent, Order, Partition,
-    Position, Version,
-    append::{AppendedEvent, Outcome},
+    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, Order, Partition, Position,
+    Version,
+    append::{AppendRequest, AppendedEvent, Outcome},
 };
 
 /// The keys that one statement takes: SQLite has 32,766 parameters, and a key up to four.
@@ -52,14 +52,14 @@ pub struct EventScan<'a> {
 impl Store {
     /// Appends a batch of requests to one partition in one transaction. Each request is judged on its own.
     ///
-    /// No id may come twice in a batch, and every aggregate must lie in the partition.
+    /// No id of an event or a command may come twice in a batch, and every aggregate must lie in the partition.
     ///
     /// # Errors
     /// When the database fails; then nothing was appended, unless the outcome is unknown.
     pub async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.backend
             .append_events(partition, requests, self.clock.now())
@@ -73,7 +73,7 @@ impl Store {
     /// When the database fails; then nothing was appended, unless the outcome is unknown.
     pub async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.backend
             .append_events_across(parts, self.clock.now())

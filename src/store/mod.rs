@@ -5,6 +5,7 @@
 mod aggregates;
 mod backend;
 mod domains;
+mod commands;
 mod error;
 mod events;
 mod heads;
@@ -20,6 +21,7 @@ use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 use backend::Backend;
 pub use backend::Doorbell;
 pub use domains::DomainInForce;
+pub use commands::{CommandFilter, CommandPlace};
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;

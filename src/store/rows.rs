@@ -1,7 +1,7 @@
 //! Rows to values of the domain. The columns come in the order of the lists here. Floor 2.
 
 use chrono::{DateTime, Utc};
-use entity::{aggregates, event_streams, events};
+use entity::{aggregates, commands, event_streams, events};
 use sea_orm::{
     DbErr, QueryResult, TryGetable,
     sea_query::{Expr, ExprTrait, IntoColumnRef, Order, Query, SelectStatement, SimpleExpr},
@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::{
-    Aggregate, AggregateId, AggregateType, Entry, Event, EventId, EventType, Json, Partition,
-    Position, StreamName, Timestamp, Version,
+    Aggregate, AggregateId, AggregateType, Command, CommandId, CommandStatus, CommandType, Entry,
+    Event, EventId, EventType, Json, Partition, Position, StreamName, Timestamp, Version,
 };
 
 /// JSON as text: PostgreSQL has it in a form of its own.
@@ -76,6 +76,24 @@ pub(super) const ENTRY_COLUMNS: &[&str] = &[
     "created_at",
 ];
 
+/// The columns of [`select_command`].
+pub(super) const COMMAND_COLUMNS: &[&str] = &[
+    "partition_no",
+    "id",
+    "aggregate_id",
+    "command_type",
+    "command_data",
+    "command_metadata",
+    "status",
+    "reason",
+    "attempts",
+    "not_before",
+    "first_version",
+    "last_version",
+    "created_at",
+    "processed_at",
+];
+
 /// Adds the columns that [`event`] reads.
 pub(super) fn select_event(select: &mut SelectStatement) -> &mut SelectStatement {
     use events::{Column, Entity};
@@ -116,6 +134,42 @@ pub(super) fn select_aggregate(select: &mut SelectStatement) -> &mut SelectState
         Column::CreatedAt,
         Column::UpdatedAt,
     ])
+}
+
+/// Adds the columns that [`command`] reads.
+pub(super) fn select_command(select: &mut SelectStatement) -> &mut SelectStatement {
+    use commands::{Column, Entity};
+    select
+        .column((Entity, Column::PartitionNo))
+        .column((Entity, Column::Id))
+        .column((Entity, Column::AggregateId))
+        .column((Entity, Column::CommandType))
+        .expr_as(json_text((Entity, Column::CommandData)), "command_data")
+        .expr_as(
+            json_text((Entity, Column::CommandMetadata)),
+            "command_metadata",
+        )
+        .column((Entity, Column::Status))
+        .column((Entity, Column::Reason))
+        .column((Entity, Column::Attempts))
+        .column((Entity, Column::NotBefore))
+        .column((Entity, Column::FirstVersion))
+        .column((Entity, Column::LastVersion))
+        .column((Entity, Column::CreatedAt))
+        .column((Entity, Column::ProcessedAt))
+}
+
+/// The columns that [`command`] reads, of a relation that is called `alias`.
+pub(super) fn command_columns_of(alias: &str) -> String {
+    let of = |column: &&str| match *column {
+        json @ ("command_data" | "command_metadata") => format!("CAST({alias}.{json} AS text)"),
+        column => format!("{alias}.{column}"),
+    };
+    COMMAND_COLUMNS
+        .iter()
+        .map(of)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Reads the columns of [`select_event`].
@@ -174,6 +228,35 @@ pub(super) fn aggregate(row: &QueryResult) -> Result<Aggregate, StoreError> {
     })
 }
 
+/// Reads the columns of [`select_command`].
+pub(super) fn command(row: &QueryResult) -> Result<Command, StoreError> {
+    let mut row = Row::of(row);
+    Ok(Command {
+        partition: row.partition()?,
+        id: CommandId(row.next()?),
+        aggregate_id: AggregateId(row.next()?),
+        command_type: CommandType::stored(row.next()?),
+        data: Json::stored(row.next()?),
+        metadata: Json::stored(row.next()?),
+        status: command_status(&row.next::<String>()?)?,
+        reason: row.next()?,
+        attempts: row.next()?,
+        not_before: row.optional_instant()?,
+        versions: row
+            .next::<Option<i32>>()?
+            .map(Version)
+            .zip(row.next::<Option<i32>>()?.map(Version)),
+        created_at: row.instant()?,
+        processed_at: row.optional_instant()?,
+    })
+}
+
+/// Reads a stored status.
+pub(super) fn command_status(text: &str) -> Result<CommandStatus, StoreError> {
+    CommandStatus::stored(text)
+        .ok_or_else(|| StoreError::Inconsistent(format!("no command can be {text}")))
+}
+
 /// A row that is read column by column.
 pub(super) struct Row<'a> {
     row: &'a QueryResult,
@@ -222,6 +305,11 @@ impl<'a> Row<'a> {
     /// The next column as an instant.
     pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
         Ok(self.next::<DateTime<Utc>>()?.into())
+    }
+
+    /// The next column as an instant, if there is one.
+    pub(super) fn optional_instant(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.next::<Option<DateTime<Utc>>>()?.map(Timestamp::from))
     }
 }
 

@@ -4,6 +4,7 @@
 //! that reaches back far enough, from the database where it does not. So history and live are one thing, a slow
 //! follower costs no memory, and nothing is lost or repeated in between. The doorbell only ever says "look".
 
+mod command_bell;
 mod events;
 mod stream;
 mod watch;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch as heads_watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use command_bell::CommandBell;
 pub use events::{EventFollower, EventStep};
 pub use stream::StreamFollower;
 
@@ -54,6 +56,7 @@ pub struct Tail {
     store: Store,
     events: LogTail<Event>,
     entries: LogTail<Entry>,
+    commands: CommandBell,
     /// Rung when the tables may hold more than the windows.
     look: Notify,
     /// Rung when this server has committed something that other servers want to know.
@@ -115,6 +118,7 @@ impl Tail {
         let tail = Arc::new(Self {
             events: LogTail::new(heads.events, limits.tail_window_bytes),
             entries: LogTail::new(heads.entries, limits.tail_window_bytes),
+            commands: CommandBell::new(store.partitions()),
             look: Notify::new(),
             committed: Notify::new(),
             stopping: CancellationToken::new(),
@@ -136,11 +140,21 @@ impl Tail {
         let extended = match committed {
             Committed::Events(partition, events) => self.events.extend(partition, &events),
             Committed::Entries(partition, entries) => self.entries.extend(partition, &entries),
+            Committed::Commands(partition, changes) => {
+                self.commands.take_committed(partition, &changes);
+                Extended::Unchanged
+            }
         };
         if extended == Extended::Gap {
             self.look.notify_one();
         }
         self.committed.notify_one();
+    }
+
+    /// The bell of those who work on commands.
+    #[must_use]
+    pub fn command_bell(&self) -> &CommandBell {
+        &self.commands
     }
 
     /// Follows the events behind a place; without one, those that come after now.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::{LogTail, Tail, window::Logged};
+use super::{LogTail, Tail, command_bell::CommandNews, window::Logged};
 use crate::{
     domain::{Entry, Event, EventFilter, Order, Partition, Position},
     store::{Doorbell, EventScan, Heads, Store, StoreError},
@@ -148,7 +148,11 @@ pub(super) async fn ring(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
             () = tail.stopping.cancelled() => return,
             () = tail.committed.notified() => {}
         }
-        let text = written(&tail.events.heads.borrow(), &tail.entries.heads.borrow());
+        let text = written(
+            &tail.events.heads.borrow(),
+            &tail.entries.heads.borrow(),
+            tail.commands.take_untold(),
+        );
         if let Err(error) = doorbell.ring(&text).await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
@@ -163,11 +167,15 @@ pub(super) async fn ring(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
 pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
     let heard = |text: &str| {
         let news = match read(text) {
-            Some((events, entries)) => {
+            Some((events, entries, commands)) => {
+                tail.commands.hear(commands);
                 is_above(&events, &tail.events.heads.borrow())
                     || is_above(&entries, &tail.entries.heads.borrow())
             }
-            None => true,
+            None => {
+                tail.commands.hear(CommandNews::ALL);
+                true
+            }
         };
         if news {
             tail.look.notify_one();
@@ -190,8 +198,8 @@ pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
     }
 }
 
-/// The text of a ring: the heads of the events and of the entries.
-fn written(events: &[Position], entries: &[Position]) -> String {
+/// The text of a ring: the heads of the events and of the entries, and where there is news of commands.
+fn written(events: &[Position], entries: &[Position], commands: CommandNews) -> String {
     let list = |heads: &[Position]| {
         heads
             .iter()
@@ -199,17 +207,21 @@ fn written(events: &[Position], entries: &[Position]) -> String {
             .collect::<Vec<_>>()
             .join(",")
     };
-    format!("{} {}", list(events), list(entries))
+    format!("{} {} {commands}", list(events), list(entries))
 }
 
-fn read(text: &str) -> Option<(Vec<Position>, Vec<Position>)> {
+fn read(text: &str) -> Option<(Vec<Position>, Vec<Position>, CommandNews)> {
     let list = |text: &str| {
         text.split(',')
             .map(|head| head.parse().ok().map(Position))
             .collect::<Option<Vec<_>>>()
     };
-    let (events, entries) = text.split_once(' ')?;
-    Some((list(events)?, list(entries)?))
+    let mut parts = text.split(' ');
+    Some((
+        list(parts.next()?)?,
+        list(parts.next()?)?,
+        CommandNews::parse(parts.next()?)?,
+    ))
 }
 
 fn is_above(heads: &[Position], known: &[Position]) -> bool {
@@ -223,9 +235,13 @@ mod tests {
     #[test]
     fn a_ring_is_read_as_it_was_written() {
         let (events, entries) = ([Position(3), Position(0)], [Position(7), Position(9)]);
+        let commands = CommandNews {
+            pending: 0x8001,
+            settled: 2,
+        };
         assert_eq!(
-            read(&written(&events, &entries)),
-            Some((events.to_vec(), entries.to_vec()))
+            read(&written(&events, &entries, commands)),
+            Some((events.to_vec(), entries.to_vec(), commands))
         );
         assert_eq!(read(""), None);
         assert_eq!(read("junk from somebody else"), None);

@@ -10,6 +10,7 @@
 
 mod architecture;
 mod browser;
+mod commands;
 mod concurrency;
 mod contract;
 mod domain;

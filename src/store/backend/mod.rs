@@ -4,7 +4,7 @@ mod kept;
 mod postgres;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
@@ -17,8 +17,8 @@ use super::{OpenError, StoreError};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
-        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
-        append::{AppendedEntry, AppendedEvent, Outcome},
+        Aggregate, AggregateId, AggregateType, Command, NewEntry, Partition, Timestamp,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
 };
 
@@ -74,14 +74,14 @@ pub(super) trait Backend: Send + Sync {
     async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
 
     /// See [`super::Store::append_events_across`].
     async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
 
@@ -101,6 +101,18 @@ pub(super) trait Backend: Send + Sync {
         aggregate_type: &AggregateType,
         now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError>;
+
+    /// See [`super::Store::postpone_command`].
+    async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// The instant of a statement by the clock that counts: the database's own where several servers share it.
+    fn now(&self, now: Timestamp) -> SimpleExpr;
 
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;

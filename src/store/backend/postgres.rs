@@ -26,8 +26,8 @@ use super::{
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
-        append::{AppendedEntry, AppendedEvent, Outcome},
+        Aggregate, AggregateId, AggregateType, Command, NewEntry, Partition, Timestamp,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{OpenError, StoreError, rows},
 };
@@ -335,7 +335,7 @@ impl Backend for Postgres {
     async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| append::events(connection, partition, requests).await)
@@ -344,18 +344,18 @@ impl Backend for Postgres {
 
     async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| {
             let mut transaction = connection.begin().await.map_err(not_begun)?;
             let mut outcomes = Vec::with_capacity(parts.len());
-            for (partition, events) in parts {
-                outcomes.extend(append::events(&mut transaction, *partition, &[events]).await?);
+            for (partition, part) in parts {
+                outcomes.extend(append::events(&mut transaction, *partition, &[part]).await?);
             }
             let all_appended = outcomes
                 .iter()
-                .all(|outcome| matches!(outcome, Outcome::Appended(_)));
+                .all(|outcome| matches!(outcome, Outcome::Appended { .. }));
             let ended = if all_appended {
                 transaction.commit().await
             } else {
@@ -394,6 +394,25 @@ impl Backend for Postgres {
             Ok((rows::aggregate(&row.into())?, created))
         })
         .await
+    }
+
+    async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.write(async |connection| {
+            append::postpone_command(connection, command, reason, delay_ms).await
+        })
+        .await
+    }
+
+    /// The database's own clock, so that all servers agree; as of the statement, so that an index can be looked into.
+    fn now(&self, _now: Timestamp) -> SimpleExpr {
+        Expr::cust("statement_timestamp()")
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

@@ -29,8 +29,8 @@ use super::{
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
-        append::{AppendedEntry, AppendedEvent, Outcome},
+        Aggregate, AggregateId, AggregateType, Command, NewEntry, Partition, Timestamp,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{OpenError, StoreError},
 };
@@ -338,7 +338,7 @@ impl Backend for Sqlite {
     async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| {
@@ -350,18 +350,18 @@ impl Backend for Sqlite {
 
     async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| {
             let mut outcomes = Vec::with_capacity(parts.len());
-            for (partition, events) in parts {
+            for (partition, part) in parts {
                 outcomes
-                    .extend(append::events::append(connection, *partition, &[events], now).await?);
+                    .extend(append::events::append(connection, *partition, &[part], now).await?);
             }
             let all_appended = outcomes
                 .iter()
-                .all(|outcome| matches!(outcome, Outcome::Appended(_)));
+                .all(|outcome| matches!(outcome, Outcome::Appended { .. }));
             let end = if all_appended {
                 End::Commit
             } else {
@@ -398,6 +398,26 @@ impl Backend for Sqlite {
             Ok((made, End::Commit))
         })
         .await
+    }
+
+    async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let not_before = now.after(delay);
+        self.write(async |connection| {
+            let postponed =
+                append::commands::postpone(connection, command, reason, not_before).await?;
+            Ok((postponed, End::Commit))
+        })
+        .await
+    }
+
+    fn now(&self, now: Timestamp) -> SimpleExpr {
+        Expr::val(now.to_utc()).into()
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

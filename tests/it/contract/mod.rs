@@ -33,10 +33,13 @@ macro_rules! cases {
 mod aggregates;
 mod append_event;
 mod append_events;
+mod commands;
 mod create_aggregate;
+mod create_command;
 mod database;
 mod domain;
 mod events;
+mod execute_command;
 mod json;
 mod server;
 mod state;
@@ -50,7 +53,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::support::{
-    client::{Client, Failure},
+    client::{Client, Failure, LIMIT},
     in_process::{Database, Engine, TestServer},
 };
 
@@ -64,6 +67,8 @@ pub struct Contract {
 
 const EVENT: &str = "id type data metadata aggregateId aggregateType version createdAt";
 const ENTRY: &str = "streamName position eventId type data createdAt";
+const COMMAND: &str =
+    "id type data aggregateId status reason attempts createdAt notBefore processedAt";
 
 impl Contract {
     pub async fn on(engine: Engine, partitions: u8) -> Self {
@@ -132,6 +137,58 @@ impl Contract {
     pub async fn append_entry_is_refused(&self, input: Value) -> Failure {
         self.refused(&append_to_stream(), json!({ "input": input }))
             .await
+    }
+
+    /// Executes a command: its payload.
+    pub async fn execute(&self, input: Value) -> Value {
+        self.ask(&execute_command(), json!({ "input": input }))
+            .await["executeCommand"]
+            .take()
+    }
+
+    pub async fn execute_is_refused(&self, input: Value) -> Failure {
+        self.refused(&execute_command(), json!({ "input": input }))
+            .await
+    }
+
+    /// Records a command: as it is then.
+    pub async fn create(&self, input: Value) -> Value {
+        self.ask(&create_command(), json!({ "input": input })).await["createCommand"]["command"]
+            .take()
+    }
+
+    pub async fn create_is_refused(&self, input: Value) -> Failure {
+        self.refused(&create_command(), json!({ "input": input }))
+            .await
+    }
+
+    /// Processes a pending command: its payload.
+    pub async fn process(&self, id: &Value) -> Value {
+        let query = format!(
+            "mutation($input: ProcessCommandInput!) {{ processCommand(input: $input) {{ processed command {{ {COMMAND} }} }} }}"
+        );
+        self.ask(&query, json!({ "input": { "id": id } })).await["processCommand"].take()
+    }
+
+    /// A command by its id, with its events.
+    pub async fn command(&self, id: &Value) -> Value {
+        let query = format!(
+            "query($id: UUID!) {{ command(id: $id) {{ {COMMAND} events {{ {EVENT} }} }} }}"
+        );
+        self.ask(&query, json!({ "id": id })).await["command"].take()
+    }
+
+    /// A command by its id once it is not pending any more.
+    pub async fn settled(&self, id: &Value) -> Value {
+        let started = std::time::Instant::now();
+        loop {
+            let command = self.command(id).await;
+            if command["status"] != "PENDING" {
+                return command;
+            }
+            assert!(started.elapsed() < LIMIT, "it stays pending: {command}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// Every event of the database, as a list answers them.
@@ -224,6 +281,16 @@ pub fn entry(stream: &str) -> Value {
     json!({ "streamName": stream, "eventId": Uuid::new_v4(), "type": "user_seen", "data": { "page": 1 } })
 }
 
+/// A command that makes a user.
+pub fn create_user(aggregate: Uuid, name: &str) -> Value {
+    json!({ "aggregateId": aggregate, "type": "create_user", "data": { "username": name } })
+}
+
+/// A command that changes a user.
+pub fn update_user(aggregate: Uuid, data: Value) -> Value {
+    json!({ "aggregateId": aggregate, "type": "update_user", "data": data })
+}
+
 /// The same with other fields.
 pub fn with(mut value: Value, other: Value) -> Value {
     let fields = value.as_object_mut().unwrap();
@@ -261,6 +328,18 @@ fn append_event() -> String {
 fn append_events() -> String {
     format!(
         "mutation($input: AppendEventsInput!) {{ appendEvents(input: $input) {{ events {{ {EVENT} }} }} }}"
+    )
+}
+
+fn execute_command() -> String {
+    format!(
+        "mutation($input: CreateCommandInput!) {{ executeCommand(input: $input) {{ command {{ {COMMAND} events {{ {EVENT} }} }} events {{ {EVENT} }} }} }}"
+    )
+}
+
+fn create_command() -> String {
+    format!(
+        "mutation($input: CreateCommandInput!) {{ createCommand(input: $input) {{ command {{ {COMMAND} }} }} }}"
     )
 }
 

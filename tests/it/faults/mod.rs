@@ -3,6 +3,7 @@
 mod disk;
 mod hang_up;
 mod kill;
+mod kill_commands;
 mod outage;
 mod servers;
 mod silence;

@@ -6,6 +6,7 @@ use tidings::{
     app::App,
     config::Config,
     domain::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent},
+    domain::{Domain, SystemClock},
     graphql::Graphql,
     http::{self, Server},
 };
@@ -85,9 +86,20 @@ impl TestServer {
 
     /// Starts a server on a database, new or not.
     pub async fn on(database: Arc<Database>, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::of(Domain::guide(), database, configure).await
+    }
+
+    /// Starts a server with a domain of the test's own.
+    pub async fn of(
+        domain: Domain,
+        database: Arc<Database>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
         let mut config = database.config();
         configure(&mut config);
-        let app = App::start(&config).await.unwrap();
+        let app = App::start_with(&config, domain, Arc::new(SystemClock))
+            .await
+            .unwrap();
         let graphql = Graphql::new(Arc::clone(&app), &config.limits);
         let listener = http::bind(&config).await.unwrap();
         let server = http::serve(listener, graphql, Arc::clone(&app), &config).unwrap();

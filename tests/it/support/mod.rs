@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod deciders;
 pub mod follow;
 pub mod in_process;
 pub mod load;

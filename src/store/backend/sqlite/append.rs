@@ -1,5 +1,6 @@
 //! The statements that write the logs on SQLite, inside the one writer's transaction. Floor 2.
 
+pub(super) mod commands;
 pub(super) mod entries;
 pub(super) mod events;
 mod statements;

@@ -66,11 +66,15 @@ pub(crate) async fn append(
                 *last = last.next();
                 let entry_position = Position(head.0 + 1 + new.len() as i64);
                 new.push((*last, entry_position, entry));
-                Outcome::Appended(vec![AppendedEntry {
+                let place = AppendedEntry {
                     entry_position,
                     position: *last,
                     created_at,
-                }])
+                };
+                Outcome::Appended {
+                    at: created_at,
+                    places: vec![place],
+                }
             }
         });
     }
