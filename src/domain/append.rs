@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{AggregateType, Entry, Event, EventId, Partition, Position, Timestamp, Version};
+use super::{
+    AggregateType, Entry, Event, EventId, Partition, Position, ReadModel, Timestamp, Version,
+};
 
 /// Where an event went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub enum Committed {
     Events(Partition, Vec<Arc<Event>>),
     /// Stream entries of a partition.
     Entries(Partition, Vec<Arc<Entry>>),
+    /// Read models of a partition as they are now, each at the position of its change.
+    Changes(Partition, Vec<Arc<ReadModel>>),
 }
 
 /// Why an append was refused. `index` is the event in the request, from 0.

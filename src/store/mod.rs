@@ -4,11 +4,15 @@
 
 mod aggregates;
 mod backend;
+mod checkpoints;
 mod error;
 mod events;
 mod heads;
+mod leases;
 mod open;
 mod pages;
+mod read_models;
+mod rebuilds;
 mod rows;
 mod streams;
 
@@ -21,7 +25,10 @@ pub use backend::Doorbell;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;
+pub use leases::LeaseGrant;
 pub use pages::{EventPage, EventPageOutcome};
+pub use read_models::{LoadedModels, ReadModelList};
+pub use rebuilds::{RebuildScope, RebuildSize, RebuildTarget};
 pub use streams::EntryRange;
 
 use crate::domain::{Clock, DatabaseId, PartitionCount};

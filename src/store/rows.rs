@@ -1,7 +1,7 @@
 //! Rows to values of the domain. The columns come in the order of the lists here. Floor 2.
 
 use chrono::{DateTime, Utc};
-use entity::{aggregates, event_streams, events};
+use entity::{aggregates, event_streams, events, read_models};
 use sea_orm::{
     DbErr, QueryResult, TryGetable,
     sea_query::{Expr, ExprTrait, IntoColumnRef, Order, Query, SelectStatement, SimpleExpr},
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::StoreError;
 use crate::domain::{
     Aggregate, AggregateId, AggregateType, Entry, Event, EventId, EventType, Json, Partition,
-    Position, StreamName, Timestamp, Version,
+    Position, ReadModel, ReadModelSource, StreamName, Timestamp, Version,
 };
 
 /// JSON as text: PostgreSQL has it in a form of its own.
@@ -28,13 +28,29 @@ pub(super) fn bounded(
     position: &'static str,
     max_chars: usize,
 ) -> SelectStatement {
+    bounded_in(rows, columns, json, (position, Order::Asc), max_chars)
+}
+
+/// The same in an order of several columns: all as SQL spells them, and the direction of the last of them.
+pub(super) fn bounded_in(
+    rows: SelectStatement,
+    columns: &'static [&'static str],
+    json: &str,
+    (order, direction): (&'static str, Order),
+    max_chars: usize,
+) -> SelectStatement {
     let chars = json
         .split(',')
         .map(|column| format!("LENGTH({column})"))
         .collect::<Vec<_>>()
         .join(" + ");
-    let before =
-        format!("SUM({chars}) OVER (ORDER BY {position} ROWS UNBOUNDED PRECEDING) - ({chars})");
+    let descending = match direction {
+        Order::Desc => " DESC",
+        _ => "",
+    };
+    let before = format!(
+        "SUM({chars}) OVER (ORDER BY {order}{descending} ROWS UNBOUNDED PRECEDING) - ({chars})"
+    );
     let summed = Query::select()
         .columns(columns.iter().copied())
         .expr_as(Expr::cust(before), "chars_before")
@@ -45,7 +61,7 @@ pub(super) fn bounded(
         .columns(columns.iter().copied())
         .from_subquery(summed, "summed")
         .and_where(Expr::col("chars_before").lt(max_chars))
-        .order_by(position, Order::Asc)
+        .order_by_expr(Expr::cust(order), direction)
         .to_owned()
 }
 
@@ -73,6 +89,21 @@ pub(super) const ENTRY_COLUMNS: &[&str] = &[
     "event_type",
     "event_data",
     "created_at",
+];
+
+/// The columns of [`select_read_model`].
+pub(super) const READ_MODEL_COLUMNS: &[&str] = &[
+    "partition_no",
+    "aggregate_id",
+    "aggregate_type",
+    "model_data",
+    "version",
+    "source",
+    "fault",
+    "deleted_at",
+    "change_position",
+    "created_at",
+    "updated_at",
 ];
 
 /// Adds the columns that [`event`] reads.
@@ -115,6 +146,23 @@ pub(super) fn select_aggregate(select: &mut SelectStatement) -> &mut SelectState
         Column::CreatedAt,
         Column::UpdatedAt,
     ])
+}
+
+/// Adds the columns that [`read_model`] reads.
+pub(super) fn select_read_model(select: &mut SelectStatement) -> &mut SelectStatement {
+    use read_models::{Column, Entity};
+    select
+        .column((Entity, Column::PartitionNo))
+        .column((Entity, Column::AggregateId))
+        .column((Entity, Column::AggregateType))
+        .expr_as(json_text((Entity, Column::ModelData)), "model_data")
+        .column((Entity, Column::Version))
+        .column((Entity, Column::Source))
+        .column((Entity, Column::Fault))
+        .column((Entity, Column::DeletedAt))
+        .column((Entity, Column::ChangePosition))
+        .column((Entity, Column::CreatedAt))
+        .column((Entity, Column::UpdatedAt))
 }
 
 /// Reads the columns of [`select_event`].
@@ -161,6 +209,24 @@ pub(super) fn entry(row: &QueryResult) -> Result<Entry, StoreError> {
     })
 }
 
+/// Reads the columns of [`select_read_model`].
+pub(super) fn read_model(row: &QueryResult) -> Result<ReadModel, StoreError> {
+    let mut row = Row::of(row);
+    Ok(ReadModel {
+        partition: row.partition()?,
+        aggregate_id: AggregateId(row.next()?),
+        aggregate_type: AggregateType::stored(row.next()?),
+        data: Json::stored(row.next()?),
+        version: Version(row.next()?),
+        source: row.source()?,
+        fault: row.next()?,
+        deleted_at: row.next::<Option<DateTime<Utc>>>()?.map(Timestamp::from),
+        change_position: Position(row.next()?),
+        created_at: row.instant()?,
+        updated_at: row.instant()?,
+    })
+}
+
 /// Reads the columns of [`select_aggregate`].
 pub(super) fn aggregate(row: &QueryResult) -> Result<Aggregate, StoreError> {
     let mut row = Row::of(row);
@@ -202,6 +268,14 @@ impl<'a> Row<'a> {
         u8::try_from(number)
             .map(Partition)
             .map_err(|_| StoreError::Inconsistent(format!("there is no partition {number}")))
+    }
+
+    /// The next column as the source of a read model.
+    pub(super) fn source(&mut self) -> Result<ReadModelSource, StoreError> {
+        let text: String = self.next()?;
+        ReadModelSource::stored(&text).ok_or_else(|| {
+            StoreError::Inconsistent(format!("a read model cannot come from `{text}`"))
+        })
     }
 
     /// The next column as an instant.

@@ -217,7 +217,11 @@ pub(super) async fn entries(
         .collect()
 }
 
-fn entry_outcome(row: &PgRow, entry: &NewEntry) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
+/// What became of one entry, from the columns that both functions answer.
+pub(super) fn entry_outcome(
+    row: &PgRow,
+    entry: &NewEntry,
+) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
     Ok(match row.try_get::<&str, _>(0)? {
         "appended" => Outcome::Appended(vec![AppendedEntry {
             position: Position(row.try_get(1)?),
@@ -292,8 +296,9 @@ pub(super) async fn aggregate_row(
         .map_err(while_running)
 }
 
-fn unknown_outcome(outcome: &str) -> sqlx::Error {
+pub(super) fn unknown_outcome(outcome: &str) -> sqlx::Error {
     sqlx::Error::Decode(
-        format!("the append function answers `{outcome}`, which this server does not know").into(),
+        format!("a function of the database answers `{outcome}`, which this server does not know")
+            .into(),
     )
 }
