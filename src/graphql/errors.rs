@@ -84,6 +84,11 @@ impl ApiError {
                 head: Head::Log(place),
             } => Self::not_reached(place, database, partitions),
             FollowError::NotReached {
+                head: Head::Changes(heads),
+            } => Self::PlaceNotReached {
+                head: Cursor::Changes(heads).encode(database, partitions),
+            },
+            FollowError::NotReached {
                 head: Head::Stream(position),
             } => Self::PositionNotReached { head: position.0 },
             FollowError::Store(error) => error.into(),
