@@ -1,13 +1,16 @@
-//! The event store as a whole: wires store, appender and tail, starts and stops their tasks. Floor 5.
+//! The event store as a whole: wires store, domain, appender and tail, starts and stops their tasks. Floor 5.
+
+mod domain_watch;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
+use self::domain_watch::DomainWatch;
 use crate::{
     appender::Appender,
-    config::Config,
-    domain::{Clock, SystemClock, Timestamp},
+    config::{Config, DomainFileError},
+    domain::{Clock, Domain, SystemClock, Timestamp},
     store::{OpenError, Store, StoreError},
     tail::Tail,
 };
@@ -18,6 +21,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why the event store does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The domain file gives no domain.
+    #[error(transparent)]
+    Domain(#[from] DomainFileError),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -38,6 +44,8 @@ pub struct Readiness {
 /// A running event store.
 pub struct App {
     store: Store,
+    domain: Arc<Domain>,
+    domain_watch: Arc<DomainWatch>,
     appender: Appender,
     tail: Arc<Tail>,
     clock: Arc<dyn Clock>,
@@ -47,37 +55,49 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the database of the configuration and starts.
+    /// Loads the domain of the configuration, opens its database, and starts.
     ///
     /// # Errors
-    /// When the database cannot be used; the error says what to do.
+    /// When the domain file is wrong or the database cannot be used; the error says what to do.
     pub async fn start(config: &Config) -> Result<Arc<Self>, StartError> {
-        Self::start_with(config, Arc::new(SystemClock)).await
+        let domain = config.domain.load()?;
+        Self::start_with(config, domain, Arc::new(SystemClock)).await
     }
 
-    /// Starts with a clock of the caller's own.
+    /// Starts with a domain and a clock of the caller's own, whatever domain file the configuration names.
     ///
     /// # Errors
     /// As [`App::start`].
     pub async fn start_with(
         config: &Config,
+        domain: Domain,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
+        let domain = Arc::new(domain);
         let store = Store::open(&config.database, clock.clone()).await?;
+        store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let on_commit = {
             let tail = tail.clone();
             Arc::new(move |committed| tail.take_committed(committed))
         };
         let appender = Appender::start(store.clone(), &config.limits, on_commit);
+        let stopping = CancellationToken::new();
+        let domain_watch = DomainWatch::new(store.clone(), domain.clone());
+        // On SQLite there is one server, and so one domain.
+        if store.doorbell().is_some() {
+            tokio::spawn(domain_watch.clone().run(stopping.clone()));
+        }
         Ok(Arc::new(Self {
             store,
+            domain,
+            domain_watch,
             appender,
             tail,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
-            stopping: CancellationToken::new(),
+            stopping,
         }))
     }
 
@@ -99,6 +119,12 @@ impl App {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The domain: what there is to command, and how events make states.
+    #[must_use]
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
     }
 
     /// The appender: the way to write to the logs.
@@ -125,9 +151,10 @@ impl App {
         self.started_at
     }
 
-    /// Whether the server can do its work now.
+    /// Whether the server can do its work now. One whose domain is no longer in force can, and says so.
     pub async fn ready(&self) -> Readiness {
         let database = self.store.ping(PING_TIMEOUT).await;
+        let in_force = self.domain_watch.is_in_force().await;
         let stopping = self.stopping.is_cancelled();
         let describe = |ready: bool, not_ready: &str| {
             if ready {
@@ -142,6 +169,14 @@ impl App {
                 (
                     "database".to_owned(),
                     describe(database.is_ok(), "cannot be reached"),
+                ),
+                (
+                    "domain".to_owned(),
+                    describe(
+                        in_force,
+                        "another server has brought another domain into force: this one goes on with its own until it is \
+                         started again",
+                    ),
                 ),
                 ("server".to_owned(), describe(!stopping, "is stopping")),
             ],

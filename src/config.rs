@@ -2,6 +2,7 @@
 //!
 //! Every section has a `Default` with the documented values, so that a program or a test can build a [`Config`] by hand.
 
+pub mod domain_file;
 mod limits;
 mod values;
 
@@ -10,6 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use thiserror::Error;
 
+pub use domain_file::{DomainFile, DomainFileError};
 pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
 use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
@@ -20,6 +22,9 @@ pub struct Config {
     /// Where events are kept.
     #[command(flatten)]
     pub database: Database,
+    /// What aggregates, commands and events there are.
+    #[command(flatten)]
+    pub domain: DomainFile,
     /// Where the server listens.
     #[command(flatten)]
     pub listen: Listen,

@@ -9,5 +9,6 @@ pub mod domain;
 pub mod graphql;
 pub mod http;
 pub mod projections;
+pub mod states;
 pub mod store;
 pub mod tail;

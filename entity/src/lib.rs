@@ -3,6 +3,7 @@
 pub mod aggregates;
 pub mod checkpoints;
 pub mod database_settings;
+pub mod domains;
 pub mod event_streams;
 pub mod events;
 pub mod partition_locks;

@@ -12,6 +12,9 @@ use super::{
 /// The state of an aggregate: a JSON object, or `null` where there is none, before the first event and after a deletion.
 pub type State = Value;
 
+/// What becomes of a command: the events that it causes, of which there may be none, or why it is rejected.
+pub type Decision = Result<Vec<DecidedEvent>, Rejection>;
+
 /// The rules for one type of aggregate. All methods are pure: no clock, no I/O, the same answer every time.
 pub trait Decider: Send + Sync + 'static {
     /// The type of the aggregates that it decides for.
@@ -30,15 +33,11 @@ pub trait Decider: Send + Sync + 'static {
         State::Null
     }
 
-    /// Decides on a command: the events that it causes, of which there may be none, or why it is rejected.
+    /// Decides on a command.
     ///
     /// # Errors
     /// When a rule rejects it. That is an answer, not a fault.
-    fn decide(
-        &self,
-        state: &State,
-        command: &CommandInHand<'_>,
-    ) -> Result<Vec<DecidedEvent>, Rejection>;
+    fn decide(&self, state: &State, command: &CommandInHand<'_>) -> Decision;
 
     /// The state after an event. It gets every event of its aggregates, also of types that nobody has heard of, because
     /// anybody may append: [`PastEvent::merge_into`] does with those what is done where there is no decider.
@@ -46,6 +45,11 @@ pub trait Decider: Send + Sync + 'static {
     /// # Errors
     /// When the event cannot be folded.
     fn evolve(&self, state: State, event: PastEvent<'_>) -> Result<State, FoldFault>;
+
+    /// Its commands and events as data, where all of its rules are data: what others than this program can follow.
+    fn declaration(&self) -> Option<Value> {
+        None
+    }
 }
 
 /// A type of command.
@@ -60,6 +64,40 @@ pub struct CommandDescription {
     /// Whether it is mostly sent to aggregates that are not there yet: then these are decided on without looking first.
     pub creates: bool,
 }
+
+impl CommandDescription {
+    /// A type of command that can cause these events, with any data.
+    ///
+    /// # Panics
+    /// When one of the names is none.
+    #[must_use]
+    pub fn new(name: &str, event_types: &[&str]) -> Self {
+        let event_type = |name: &&str| EventType::new(name).expect(NAMES);
+        Self {
+            name: CommandType::new(name).expect(NAMES),
+            event_types: event_types.iter().map(event_type).collect(),
+            data_schema: None,
+            creates: false,
+        }
+    }
+
+    /// The same with a JSON Schema that its data must meet.
+    #[must_use]
+    pub fn with_schema(mut self, schema: Value) -> Self {
+        self.data_schema = Some(schema);
+        self
+    }
+
+    /// The same as one that makes aggregates: see [`Self::creates`].
+    #[must_use]
+    pub fn creating(mut self) -> Self {
+        self.creates = true;
+        self
+    }
+}
+
+/// Deciders name things by literals, so a wrong name shows at their first use.
+const NAMES: &str = "a name has 1 to 100 characters, without control characters";
 
 /// A command that is being decided on.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +123,20 @@ pub struct DecidedEvent {
     pub event_type: EventType,
     /// What is to be known about it.
     pub data: Value,
+}
+
+impl DecidedEvent {
+    /// An event of this type.
+    ///
+    /// # Panics
+    /// When that is no name.
+    #[must_use]
+    pub fn new(event_type: &str, data: Value) -> Self {
+        Self {
+            event_type: EventType::new(event_type).expect(NAMES),
+            data,
+        }
+    }
 }
 
 /// An event as it is folded into a state.
@@ -141,7 +193,23 @@ impl PastEvent<'_> {
 #[error("{0}")]
 pub struct Rejection(pub String);
 
+impl Rejection {
+    /// A rejection for a reason, which clients read.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
 /// Why an event cannot be folded into a state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FoldFault(pub String);
+
+impl FoldFault {
+    /// A fault with its reason, which clients read.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}

@@ -33,8 +33,8 @@ pub use clock::{Clock, SystemClock};
 pub use command::{Command, CommandStatus, CommandStep, NewCommand};
 pub use cursor::{Cursor, CursorError, Place};
 pub use decider::{
-    CommandDescription, CommandInHand, DecidedEvent, Decider, FoldFault, PastEvent, Rejection,
-    State,
+    CommandDescription, CommandInHand, DecidedEvent, Decider, Decision, FoldFault, PastEvent,
+    Rejection, State,
 };
 pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};
@@ -50,7 +50,7 @@ pub use read_model::{
     ExternalModel, ExternalOutcome, ReadModel, ReadModelFilter, ReadModelSource, ReadModelTime,
 };
 pub use registry::{CommandKind, DecideError, Domain, DomainError};
-pub use schema::{DataSchema, SchemaViolation};
+pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
 

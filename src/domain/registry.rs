@@ -1,18 +1,23 @@
 //! The domain of a server: its deciders, found by command and by type of aggregate, and kept from doing harm. Floor 0.
 
+mod content;
+
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
+use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::{
     AggregateType, CommandDescription, CommandInHand, CommandType, DataSchema, DecidedEvent,
     Decider, Event, EventType, FoldFault, Json, JsonError, PastEvent, Rejection, SchemaViolation,
-    State, StreamName, declared,
+    State, StreamName,
+    declared::{self, WrongDeclaration},
+    schema::SchemaError,
 };
 
 /// The most bytes that a state may have as JSON text.
@@ -20,8 +25,10 @@ pub const MAX_STATE_BYTES: usize = 16 << 20;
 
 /// All that a server knows about its aggregates. It never changes.
 pub struct Domain {
-    aggregates: HashMap<AggregateType, Registered>,
+    aggregates: IndexMap<AggregateType, Registered>,
     commands: BTreeMap<CommandType, CommandKind>,
+    content: Json,
+    fingerprint: String,
 }
 
 struct Registered {
@@ -61,13 +68,17 @@ pub enum DomainError {
         second: AggregateType,
     },
     /// The schema of a command's data is none.
-    #[error("the schema of the command {name} is no JSON Schema that can be used: {problem}")]
+    #[error("the schema of the command {name} is no JSON Schema that can be used")]
     WrongSchema {
         /// The command.
         name: CommandType,
         /// What is wrong with it.
-        problem: String,
+        #[source]
+        problem: SchemaError,
     },
+    /// A schema lies too deep to be stored.
+    #[error("the domain as JSON cannot be stored")]
+    NotStorable(#[source] JsonError),
 }
 
 /// Why a decision brings no events.
@@ -88,19 +99,36 @@ impl Domain {
     /// When two are for one type, two commands share a name, or a schema is wrong.
     pub fn new(deciders: Vec<Arc<dyn Decider>>) -> Result<Self, DomainError> {
         let mut domain = Self {
-            aggregates: HashMap::new(),
+            aggregates: IndexMap::new(),
             commands: BTreeMap::new(),
+            content: Json::empty_object(),
+            fingerprint: String::new(),
         };
         for decider in deciders {
             domain.register(decider)?;
         }
+        let content = content::describe(domain.aggregates.values().map(|one| &one.decider));
+        domain.fingerprint = content::fingerprint(&content);
+        domain.content = Json::of_value(&content).map_err(DomainError::NotStorable)?;
         Ok(domain)
+    }
+
+    /// The domain that a text in TOML declares.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with its lines.
+    pub fn declared(text: &str) -> Result<Self, WrongDeclaration> {
+        let mut deciders: Vec<Arc<dyn Decider>> = Vec::new();
+        for aggregate in declared::parse(text)? {
+            deciders.push(Arc::new(aggregate));
+        }
+        Self::new(deciders).map_err(|error| WrongDeclaration::of_whole(&error))
     }
 
     /// The built-in domain: the users of the guide.
     #[must_use]
     pub fn guide() -> Self {
-        Self::new(vec![Arc::new(declared::guide())]).expect("the built-in domain is well formed")
+        Self::declared(declared::GUIDE).expect("the built-in domain is well formed")
     }
 
     fn register(&mut self, decider: Arc<dyn Decider>) -> Result<(), DomainError> {
@@ -252,6 +280,24 @@ impl Domain {
             _ => Ok(json),
         });
         json.map_err(|error| FoldFault(format!("the state {error}")))
+    }
+
+    /// The rules as JSON, as far as they are data.
+    #[must_use]
+    pub fn content(&self) -> &Json {
+        &self.content
+    }
+
+    /// What tells this domain from others: the SHA-256 of its content, in hexadecimal digits. The order of keys does not
+    /// count, nor does what deciders written in Rust do.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The types of aggregates that it has deciders for, in their order.
+    pub fn aggregate_types(&self) -> impl Iterator<Item = &AggregateType> {
+        self.aggregates.keys()
     }
 
     /// The stream in which the events of these aggregates become entries as well.

@@ -8,6 +8,7 @@ use super::scalars::what_would_be_right;
 use crate::{
     appender::AppendError,
     domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, append::Refusal},
+    states::StateError,
     store::StoreError,
     tail::{FollowError, Head},
 };
@@ -26,6 +27,10 @@ pub(super) enum ApiError {
     PlaceNotReached { head: String },
     /// A position above the newest one of the stream.
     PositionNotReached { head: i64 },
+    /// A version above the newest one of the aggregate.
+    VersionNotReached { head: i32 },
+    /// A state that cannot be had: an event cannot be folded, or there are too many.
+    State(StateError),
     /// The aggregate is of another type.
     TypeMismatch {
         field: String,
@@ -120,6 +125,14 @@ impl From<ApiError> for Error {
                     extensions.set("head", head)
                 })
             }
+            ApiError::VersionNotReached { head } => {
+                let message =
+                    format!("the version lies above the aggregate's newest one, which is {head}");
+                coded(message, "PLACE_NOT_REACHED", |extensions| {
+                    extensions.set("head", head)
+                })
+            }
+            ApiError::State(error) => no_state(&error),
             ApiError::TypeMismatch {
                 field,
                 expected,
@@ -249,6 +262,22 @@ fn not_appended(error: AppendError) -> Error {
         }
         AppendError::Failed(error) => internal(error),
         AppendError::Refused(refusal) => refused(refusal, AppendInput::One),
+    }
+}
+
+fn no_state(error: &StateError) -> Error {
+    match error {
+        StateError::Faulted { version, .. } => {
+            coded(error.to_string(), "READ_MODEL_FAULTED", |extensions| {
+                extensions.set("version", version.0);
+            })
+        }
+        StateError::TooMuch { .. } => {
+            let message = format!(
+                "{error} (the option --max-folded-events): ask for fewer states, or at lower versions"
+            );
+            bad_user_input("state", &message)
+        }
     }
 }
 

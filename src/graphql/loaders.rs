@@ -9,7 +9,9 @@ use super::{
     errors::ApiError,
 };
 use crate::{
-    domain::{Aggregate, AggregateId, Entry, Event, EventId},
+    app::App,
+    domain::{Aggregate, AggregateId, Domain, Entry, Event, EventId},
+    states::{self, FoldBudget, Folded, StateAt},
     store::{EntryRange, EventRange, Store},
 };
 
@@ -20,17 +22,31 @@ pub(super) struct Loaders {
     pub(super) events: Batch<EventById>,
     pub(super) event_ranges: Batch<EventsInRange>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
+    folding: Folding,
+    pub(super) states: Batch<StateOf, Folding>,
 }
 
 impl Loaders {
-    pub(super) fn new(store: &Store) -> Arc<Self> {
+    pub(super) fn new(app: &App, max_folded_events: usize) -> Arc<Self> {
+        let store = app.store().clone();
         Arc::new(Self {
-            store: store.clone(),
+            folding: Folding {
+                store: store.clone(),
+                domain: app.domain().clone(),
+                budget: Arc::new(FoldBudget::new(max_folded_events)),
+            },
+            store,
             aggregates: Batch::default(),
             events: Batch::default(),
             event_ranges: Batch::default(),
             entry_ranges: Batch::default(),
+            states: Batch::default(),
         })
+    }
+
+    /// Says that an answer is done: the next one of a subscription may fold as much again.
+    pub(super) fn begin_next_answer(&self) {
+        self.folding.budget.renew();
     }
 }
 
@@ -42,6 +58,7 @@ impl Batches for Arc<Loaders> {
             self.events.take(store),
             self.event_ranges.take(store),
             self.entry_ranges.take(store),
+            self.states.take(&self.folding),
         ];
         asked.into_iter().flatten().collect()
     }
@@ -115,6 +132,34 @@ impl LookUp for EventsInRange {
             found.insert(range, events);
         }
         Ok(found)
+    }
+}
+
+/// What states are folded with.
+#[derive(Clone)]
+pub(super) struct Folding {
+    store: Store,
+    domain: Arc<Domain>,
+    budget: Arc<FoldBudget>,
+}
+
+/// States of aggregates.
+pub(super) struct StateOf;
+
+impl LookUp<Folding> for StateOf {
+    type Key = StateAt;
+    type Value = Folded;
+
+    async fn find(
+        folding: &Folding,
+        wanted: Vec<StateAt>,
+    ) -> Result<HashMap<StateAt, Folded>, ApiError> {
+        let Folding {
+            store,
+            domain,
+            budget,
+        } = folding;
+        Ok(states::fold(store, domain, budget, wanted).await?)
     }
 }
 

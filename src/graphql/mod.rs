@@ -38,6 +38,7 @@ pub struct Graphql {
     app: Arc<App>,
     schema: Schema,
     documents: Arc<Documents>,
+    max_folded_events: usize,
 }
 
 /// A request whose document is parsed, and the kind of its operation.
@@ -96,6 +97,7 @@ impl Graphql {
             app,
             schema,
             documents: Arc::new(Documents::new()),
+            max_folded_events: limits.max_folded_events,
         }
     }
 
@@ -118,7 +120,7 @@ impl Graphql {
 
     /// Executes a query or a mutation. The answer's data is written by [`AsJson`].
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Response {
-        let loaders = Loaders::new(self.app.store());
+        let loaders = Loaders::new(&self.app, self.max_folded_events);
         let request = prepared.request.data(caller).data(loaders.clone());
         let mut response = Batched::new(self.schema.execute(request).boxed(), loaders).await;
         finish(&mut response, prepared.shape.as_deref(), Some(&caller));
@@ -128,10 +130,11 @@ impl Graphql {
     /// Executes a subscription; a query or a mutation answers once. The answers' data is written by [`AsJson`].
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Response> {
         let shape = prepared.shape;
-        let loaders = Loaders::new(self.app.store());
+        let loaders = Loaders::new(&self.app, self.max_folded_events);
         let request = prepared.request.data(caller).data(loaders.clone());
-        Batched::new(self.schema.execute_stream(request).boxed(), loaders)
+        Batched::new(self.schema.execute_stream(request).boxed(), loaders.clone())
             .map(move |mut response| {
+                loaders.begin_next_answer();
                 finish(&mut response, shape.as_deref(), Some(&caller));
                 response
             })

@@ -119,7 +119,7 @@ impl Rebuild<'_> {
         let mut page = PageSize::default();
         while current.is_some() || !waiting.is_empty() {
             let ranges = page.ranges(current.as_ref(), &waiting);
-            let events = self.events(partition, &ranges).await?;
+            let events = self.events(&ranges).await?;
             page.adapt(&ranges, events.len());
             if events.is_empty() {
                 return Err(missing(&ranges));
@@ -143,14 +143,13 @@ impl Rebuild<'_> {
                     Some(_) => return Err(missing(&ranges)),
                 };
                 if let Err(fault) = fold.held.fold(event, self.domain) {
-                    self.stand_still(partition, &mut fold, event.version, fault)
-                        .await?;
+                    self.stand_still(&mut fold, event.version, fault).await?;
                 }
                 if !fold.is_over() {
                     current = Some(fold);
                     continue;
                 }
-                self.finish(partition, &mut fold).await?;
+                self.finish(&mut fold).await?;
                 bytes += fold.held.bytes;
                 folds.push(fold);
                 if folds.len() >= SAVED || bytes >= SAVED_BYTES {
@@ -163,7 +162,7 @@ impl Rebuild<'_> {
     }
 
     /// Writes down what an aggregate has come to.
-    async fn finish(&self, partition: Partition, fold: &mut Fold) -> Result<(), StoreError> {
+    async fn finish(&self, fold: &mut Fold) -> Result<(), StoreError> {
         if fold.folded.is_some() {
             return Ok(());
         }
@@ -171,8 +170,8 @@ impl Rebuild<'_> {
             Ok(folded) => fold.folded = Some(folded),
             Err(_) => {
                 // One of its states is too large: which one, shows when each is written down.
-                let (version, fault) = self.first_unfit(partition, fold).await?;
-                self.stand_still(partition, fold, version, fault).await?;
+                let (version, fault) = self.first_unfit(fold).await?;
+                self.stand_still(fold, version, fault).await?;
             }
         }
         Ok(())
@@ -181,16 +180,15 @@ impl Rebuild<'_> {
     /// Lets an aggregate stand still before the event that cannot be folded: with what it was until then.
     async fn stand_still(
         &self,
-        partition: Partition,
         fold: &mut Fold,
         mut version: Version,
         mut fault: FoldFault,
     ) -> Result<(), StoreError> {
         loop {
-            let mut held = self.begin_again(partition, fold).await?;
+            let mut held = self.begin_again(fold).await?;
             let up_to = Version(version.0 - 1);
             let mut impossible = None;
-            self.each_event(partition, fold, up_to, |event| {
+            self.each_event(fold, up_to, |event| {
                 impossible = held.fold(event, self.domain).err();
                 impossible.is_none()
             })
@@ -201,20 +199,16 @@ impl Rebuild<'_> {
                     fold.folded = Some(folded);
                     return Ok(());
                 }
-                _ => (version, fault) = self.first_unfit(partition, fold).await?,
+                _ => (version, fault) = self.first_unfit(fold).await?,
             }
         }
     }
 
     /// The first event after which there is no state that can be stored, and why.
-    async fn first_unfit(
-        &self,
-        partition: Partition,
-        fold: &Fold,
-    ) -> Result<(Version, FoldFault), StoreError> {
-        let mut held = self.begin_again(partition, fold).await?;
+    async fn first_unfit(&self, fold: &Fold) -> Result<(Version, FoldFault), StoreError> {
+        let mut held = self.begin_again(fold).await?;
         let mut found = None;
-        self.each_event(partition, fold, fold.target.version, |event| {
+        self.each_event(fold, fold.target.version, |event| {
             let folded = held.fold(event, self.domain);
             let fault = folded.and_then(|()| held.folded().map(drop)).err();
             found = fault.map(|fault| (event.version, fault));
@@ -227,13 +221,13 @@ impl Rebuild<'_> {
         })
     }
 
-    async fn begin_again(&self, partition: Partition, fold: &Fold) -> Result<Held, StoreError> {
+    async fn begin_again(&self, fold: &Fold) -> Result<Held, StoreError> {
         let range = EventRange {
             aggregate_id: fold.target.aggregate_id,
             first: Version(1),
             last: Version(1),
         };
-        let first = self.events(partition, &[range]).await?;
+        let first = self.events(&[range]).await?;
         let first = first.first().ok_or_else(|| missing(&[range]))?;
         Ok(Held::before(first, self.domain))
     }
@@ -241,7 +235,6 @@ impl Rebuild<'_> {
     /// Goes through the events of one aggregate from the first one, until `each` has enough.
     async fn each_event(
         &self,
-        partition: Partition,
         fold: &Fold,
         up_to: Version,
         mut each: impl FnMut(&Event) -> bool,
@@ -253,7 +246,7 @@ impl Rebuild<'_> {
                 first: next,
                 last: up_to.min(Version(next.0.saturating_add(PAGE_EVENTS - 1))),
             };
-            let events = self.events(partition, &[range]).await?;
+            let events = self.events(&[range]).await?;
             let last = events.last().ok_or_else(|| missing(&[range]))?;
             next = last.version.next();
             if !events.iter().all(&mut each) {
@@ -263,12 +256,8 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    async fn events(
-        &self,
-        partition: Partition,
-        ranges: &[EventRange],
-    ) -> Result<Vec<Event>, StoreError> {
-        again(|| self.store.events_to_fold(partition, ranges, PAGE_BYTES)).await
+    async fn events(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
+        again(|| self.store.events_to_fold(ranges, PAGE_BYTES)).await
     }
 
     async fn save(&self, partition: Partition, folds: Vec<Fold>) -> Result<(), StoreError> {
@@ -332,19 +321,18 @@ impl Rebuild<'_> {
                         .version
                         .min(Version(fold.held.version.0.saturating_add(PAGE_EVENTS))),
                 };
-                let events = self.events(partition, &[range]).await?;
+                let events = self.events(&[range]).await?;
                 if events.is_empty() {
                     return Err(missing(&[range]));
                 }
                 for event in &events {
                     if let Err(fault) = fold.held.fold(event, self.domain) {
-                        self.stand_still(partition, &mut fold, event.version, fault)
-                            .await?;
+                        self.stand_still(&mut fold, event.version, fault).await?;
                         break;
                     }
                 }
             }
-            self.finish(partition, &mut fold).await?;
+            self.finish(&mut fold).await?;
             match self.save_once(partition, vec![fold]).await?.pop() {
                 Some(changed) => fold = changed,
                 None => return Ok(()),

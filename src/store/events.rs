@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use entity::events::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
-    Statement,
+    Statement, Value,
     sea_query::{self, Expr, ExprTrait, Func, JoinType, Query, SelectStatement},
 };
 
@@ -181,20 +181,39 @@ impl Store {
         Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
     }
 
+    /// Reads ranges of several aggregates to fold them, in one statement, one range for each, up to the event that reaches
+    /// `max_bytes` over all: at least one. The events come by aggregate and in the order of their versions, without their
+    /// metadata, which no fold looks at.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_to_fold(
+        &self,
+        ranges: &[EventRange],
+        max_bytes: usize,
+    ) -> Result<Vec<Event>, StoreError> {
+        let (relation, values) = self.relation(ranges);
+        let columns = rows::EVENT_COLUMNS.join(", ");
+        // Materialized, or PostgreSQL would write each event's data as text three times.
+        let sql = format!(
+            "WITH ranges (no, id, low, high) AS ({relation}), \
+             page AS MATERIALIZED (SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
+             CAST(e.event_data AS text) AS event_data, '{{}}' AS event_metadata, e.version, e.created_at \
+             FROM ranges r JOIN events e \
+             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high), \
+             summed AS (SELECT page.*, SUM(LENGTH(event_data)) \
+             OVER (ORDER BY aggregate_id, version ROWS UNBOUNDED PRECEDING) - LENGTH(event_data) AS chars_before FROM page) \
+             SELECT {columns} FROM summed WHERE chars_before < {max_bytes} ORDER BY aggregate_id, version",
+        );
+        let backend = self.backend.dialect();
+        let rows = self
+            .read(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
+        rows.iter().map(rows::event).collect()
+    }
+
     async fn events_in_chunk(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
-        let keys: Vec<_> = ranges
-            .iter()
-            .map(|range| {
-                let partition = self.partitions.of_aggregate(range.aggregate_id);
-                (
-                    partition,
-                    range.aggregate_id.0,
-                    i64::from(range.first.0),
-                    i64::from(range.last.0),
-                )
-            })
-            .collect();
-        let (relation, values) = self.backend.uuid_ranges(&keys);
+        let (relation, values) = self.relation(ranges);
         let sql = format!(
             "WITH ranges (no, id, low, high) AS ({relation}) \
              SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
@@ -207,6 +226,17 @@ impl Store {
             .read(Statement::from_sql_and_values(backend, sql, values))
             .await?;
         rows.iter().map(rows::event).collect()
+    }
+
+    /// Ranges as a relation (partition, aggregate, first version, last version) and its values.
+    fn relation(&self, ranges: &[EventRange]) -> (String, Vec<Value>) {
+        let key = |range: &EventRange| {
+            let partition = self.partitions.of_aggregate(range.aggregate_id);
+            let (first, last) = (i64::from(range.first.0), i64::from(range.last.0));
+            (partition, range.aggregate_id.0, first, last)
+        };
+        let keys: Vec<_> = ranges.iter().map(key).collect();
+        self.backend.uuid_ranges(&keys)
     }
 }
 

@@ -5,6 +5,7 @@
 mod aggregates;
 mod backend;
 mod checkpoints;
+mod domains;
 mod error;
 mod events;
 mod heads;
@@ -22,6 +23,7 @@ use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 
 use backend::Backend;
 pub use backend::Doorbell;
+pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;

@@ -1,16 +1,10 @@
-//! Reading aggregates with all of their events, in the order of their ids, to fold them anew. Floor 2.
+//! Which aggregates there are to fold anew, in the order of their ids, and how much is still to fold. Floor 2.
 
 use entity::{aggregates, events, read_models};
-use sea_orm::{
-    Statement,
-    sea_query::{Cond, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement},
-};
+use sea_orm::sea_query::{Cond, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement};
 
-use super::{EventRange, Store, StoreError, rows};
-use crate::domain::{
-    AggregateId, AggregateType, Event, EventId, EventType, Json, Partition, Position, Timestamp,
-    Version,
-};
+use super::{Store, StoreError, rows};
+use crate::domain::{AggregateId, AggregateType, Partition, Position, Timestamp, Version};
 
 /// Which aggregates are folded anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,59 +117,6 @@ impl Store {
                     aggregate_type: AggregateType::stored(row.next()?),
                     version: Version(row.next()?),
                     change_position: row.next::<Option<i64>>()?.map(Position),
-                })
-            })
-            .collect()
-    }
-
-    /// Reads ranges of several aggregates of one partition in the order of their ids and versions, without metadata: up to the
-    /// event with which they are about `max_bytes`. The ranges must be in the order of their aggregates' ids, each once.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn events_to_fold(
-        &self,
-        partition: Partition,
-        ranges: &[EventRange],
-        max_bytes: usize,
-    ) -> Result<Vec<Event>, StoreError> {
-        let keys: Vec<_> = ranges
-            .iter()
-            .map(|range| {
-                let (first, last) = (i64::from(range.first.0), i64::from(range.last.0));
-                (partition, range.aggregate_id.0, first, last)
-            })
-            .collect();
-        let (relation, values) = self.backend.uuid_ranges(&keys);
-        let sql = format!(
-            "WITH ranges (no, id, low, high) AS ({relation}), \
-             found AS MATERIALIZED (SELECT e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
-             CAST(e.event_data AS text) AS event_data, e.version, e.created_at \
-             FROM ranges r JOIN events e \
-             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high), \
-             summed AS (SELECT found.*, SUM(LENGTH(event_data)) OVER (ORDER BY aggregate_id, version \
-             ROWS UNBOUNDED PRECEDING) - LENGTH(event_data) AS chars_before FROM found) \
-             SELECT position, id, aggregate_id, aggregate_type, event_type, event_data, version, created_at \
-             FROM summed WHERE chars_before < {max_bytes} ORDER BY aggregate_id, version",
-        );
-        let backend = self.backend.dialect();
-        let rows = self
-            .read(Statement::from_sql_and_values(backend, sql, values))
-            .await?;
-        rows.iter()
-            .map(|row| {
-                let mut row = rows::Row::of(row);
-                Ok(Event {
-                    partition,
-                    position: Position(row.next()?),
-                    id: EventId(row.next()?),
-                    aggregate_id: AggregateId(row.next()?),
-                    aggregate_type: AggregateType::stored(row.next()?),
-                    event_type: EventType::stored(row.next()?),
-                    data: Json::stored(row.next()?),
-                    metadata: Json::empty_object(),
-                    version: Version(row.next()?),
-                    created_at: row.instant()?,
                 })
             })
             .collect()

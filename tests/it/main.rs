@@ -12,6 +12,7 @@ mod architecture;
 mod browser;
 mod concurrency;
 mod contract;
+mod domain;
 mod faults;
 mod graphql;
 mod harness;

@@ -1,13 +1,26 @@
-//! Deciders that are declared, not written. Floor 0.
+//! Deciders that are declared in a file and not written in Rust. Floor 0.
 
-use std::collections::HashMap;
+mod document;
+mod file;
+mod names;
+mod schemas;
+mod template;
 
-use serde_json::Value;
+use indexmap::IndexMap;
+use serde_json::{Map, Value, json};
+
+pub use document::{Problem, WrongDeclaration};
+pub use file::parse;
+pub use names::{API_ROOT_FIELDS, API_TYPES};
+pub use template::{Template, TemplateError};
 
 use super::{
-    AggregateType, CommandDescription, CommandInHand, CommandType, DecidedEvent, Decider,
+    AggregateType, CommandDescription, CommandInHand, CommandType, DecidedEvent, Decider, Decision,
     EventType, FoldFault, PastEvent, Rejection, State, StreamName,
 };
+
+/// The file of the built-in domain: the users of the guide.
+pub const GUIDE: &str = include_str!("guide.toml");
 
 /// The rules of one type of aggregate.
 #[derive(Clone, Debug)]
@@ -17,9 +30,9 @@ pub struct DeclaredAggregate {
     /// The stream in which its events become entries as well.
     pub publish_to: Option<StreamName>,
     /// Its commands.
-    pub commands: Vec<DeclaredCommand>,
+    pub commands: IndexMap<CommandType, DeclaredCommand>,
     /// How its events change the state; those that are not here are merged.
-    pub events: HashMap<EventType, StateChange>,
+    pub events: IndexMap<EventType, StateChange>,
 }
 
 /// One command.
@@ -31,8 +44,10 @@ pub struct DeclaredCommand {
     pub event: EventType,
     /// Whether the aggregate must be there.
     pub requires: Requires,
-    /// The JSON Schema of its data.
-    pub schema: Option<Value>,
+    /// The JSON Schema of its data, which is an object always.
+    pub schema: Value,
+    /// How the event's data is made, as it was written and as it is used; without it, it is the command's.
+    pub data: Option<(Value, Template)>,
 }
 
 /// Whether an aggregate must be there for a command: whether it has a state.
@@ -47,6 +62,20 @@ pub enum Requires {
     Any,
 }
 
+impl Requires {
+    const ALL: [(&'static str, Self); 3] = [
+        ("absent", Self::Absent),
+        ("present", Self::Present),
+        ("any", Self::Any),
+    ];
+
+    /// The word in a domain file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        word(self, &Self::ALL)
+    }
+}
+
 /// How an event changes the state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StateChange {
@@ -59,6 +88,27 @@ pub enum StateChange {
     Delete,
 }
 
+impl StateChange {
+    const ALL: [(&'static str, Self); 3] = [
+        ("replace", Self::Replace),
+        ("merge", Self::Merge),
+        ("delete", Self::Delete),
+    ];
+
+    /// The word in a domain file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        word(self, &Self::ALL)
+    }
+}
+
+fn word<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+    words
+        .iter()
+        .find(|(_, of)| *of == value)
+        .map_or("", |(word, _)| word)
+}
+
 impl Decider for DeclaredAggregate {
     fn aggregate_type(&self) -> AggregateType {
         self.aggregate_type.clone()
@@ -68,45 +118,39 @@ impl Decider for DeclaredAggregate {
         let describe = |command: &DeclaredCommand| CommandDescription {
             name: command.name.clone(),
             event_types: vec![command.event.clone()],
-            data_schema: command.schema.clone(),
+            data_schema: Some(command.schema.clone()),
             creates: command.requires == Requires::Absent,
         };
-        self.commands.iter().map(describe).collect()
+        self.commands.values().map(describe).collect()
     }
 
     fn publish_to(&self) -> Option<StreamName> {
         self.publish_to.clone()
     }
 
-    fn decide(
-        &self,
-        state: &State,
-        command: &CommandInHand<'_>,
-    ) -> Result<Vec<DecidedEvent>, Rejection> {
-        let declared = self
-            .commands
-            .iter()
-            .find(|declared| declared.name == *command.command_type)
-            .ok_or_else(|| {
-                Rejection(format!(
-                    "{} is not a command of {}",
-                    command.command_type, self.aggregate_type
-                ))
-            })?;
+    fn decide(&self, state: &State, command: &CommandInHand<'_>) -> Decision {
+        let kind = &self.aggregate_type;
+        let Some(declared) = self.commands.get(command.command_type) else {
+            let name = command.command_type;
+            return Err(Rejection(format!("a {kind} has no command {name}")));
+        };
         match (declared.requires, state.is_null()) {
-            (Requires::Absent, false) => Err(Rejection(format!(
-                "the {} is there already",
-                self.aggregate_type
-            ))),
-            (Requires::Present, true) => Err(Rejection(format!(
-                "there is no {} of this id",
-                self.aggregate_type
-            ))),
-            _ => Ok(vec![DecidedEvent {
-                event_type: declared.event.clone(),
-                data: command.data.clone(),
-            }]),
+            (Requires::Absent, false) => {
+                return Err(Rejection(format!("the {kind} is there already")));
+            }
+            (Requires::Present, true) => {
+                return Err(Rejection(format!("there is no {kind} of this id")));
+            }
+            _ => {}
         }
+        let data = match &declared.data {
+            Some((_, template)) => template.fill(command.data).unwrap_or_default(),
+            None => command.data.clone(),
+        };
+        Ok(vec![DecidedEvent {
+            event_type: declared.event.clone(),
+            data,
+        }])
     }
 
     fn evolve(&self, state: State, event: PastEvent<'_>) -> Result<State, FoldFault> {
@@ -117,48 +161,29 @@ impl Decider for DeclaredAggregate {
             StateChange::Delete => Ok(State::Null),
         }
     }
-}
 
-/// The users of the guide.
-pub(super) fn guide() -> DeclaredAggregate {
-    let command = |name: &str, event: &str, requires, schema| DeclaredCommand {
-        name: CommandType::new(name).expect("a name"),
-        event: EventType::new(event).expect("a name"),
-        requires,
-        schema: Some(schema),
-    };
-    let properties = serde_json::json!({
-        "username": { "type": "string", "minLength": 1 },
-        "email": { "type": "string" },
-    });
-    let change = |event: &str, change| (EventType::new(event).expect("a name"), change);
-    DeclaredAggregate {
-        aggregate_type: AggregateType::new("user").expect("a name"),
-        publish_to: StreamName::new("user_events").ok(),
-        commands: vec![
-            command(
-                "create_user",
-                "user_created",
-                Requires::Absent,
-                serde_json::json!({ "type": "object", "required": ["username"], "properties": properties }),
-            ),
-            command(
-                "update_user",
-                "user_updated",
-                Requires::Present,
-                serde_json::json!({ "type": "object", "properties": properties }),
-            ),
-            command(
-                "delete_user",
-                "user_deleted",
-                Requires::Present,
-                serde_json::json!({ "type": "object" }),
-            ),
-        ],
-        events: HashMap::from([
-            change("user_created", StateChange::Replace),
-            change("user_updated", StateChange::Merge),
-            change("user_deleted", StateChange::Delete),
-        ]),
+    fn declaration(&self) -> Option<Value> {
+        let mut commands = Map::new();
+        for command in self.commands.values() {
+            let mut declared = json!({
+                "event": command.event.as_str(),
+                "requires": command.requires.as_str(),
+                "schema": command.schema,
+            });
+            if let Some((data, _)) = &command.data {
+                declared["data"] = data.clone();
+            }
+            commands.insert(command.name.to_string(), declared);
+        }
+        let mut events = Map::new();
+        for (event, change) in &self.events {
+            events.insert(event.to_string(), json!({ "state": change.as_str() }));
+        }
+        for command in self.commands.values() {
+            let merged = || json!({ "state": StateChange::default().as_str() });
+            let event = command.event.to_string();
+            events.entry(event).or_insert_with(merged);
+        }
+        Some(json!({ "commands": commands, "events": events }))
     }
 }

@@ -36,6 +36,9 @@ pub(super) trait Backend: Send + Sync {
     /// Runs a statement that reads.
     async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError>;
 
+    /// Runs one statement that writes.
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
+
     /// The connection for migrating; all of its statements use the same session.
     fn migrator(&self) -> &DatabaseConnection;
 

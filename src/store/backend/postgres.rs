@@ -240,6 +240,14 @@ impl Backend for Postgres {
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        self.write(async |connection| query.execute(connection).await.map_err(while_running))
+            .await
+            .map(drop)
+    }
+
     fn migrator(&self) -> &DatabaseConnection {
         &self.migrator
     }

@@ -269,6 +269,16 @@ impl Backend for Sqlite {
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        self.write(async |connection| {
+            let done = query.execute(connection).await;
+            done.map(|_| ((), End::Commit)).map_err(while_running)
+        })
+        .await
+    }
+
     fn migrator(&self) -> &DatabaseConnection {
         &self.migrator
     }

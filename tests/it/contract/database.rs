@@ -17,7 +17,7 @@ cases!(
 );
 
 /// Runs a statement beside the server: the rows that it changed, or the database's refusal.
-async fn execute(database: &Database, sql: &'static str) -> Result<u64, String> {
+pub(super) async fn execute(database: &Database, sql: &'static str) -> Result<u64, String> {
     let url = database.url();
     let refused = |error: sqlx::Error| error.to_string();
     match database {
@@ -40,6 +40,26 @@ async fn execute(database: &Database, sql: &'static str) -> Result<u64, String> 
 
 /// One number that a statement counts.
 async fn count(database: &Database, sql: &'static str) -> i64 {
+    let url = database.url();
+    match database {
+        Database::Sqlite(_) => {
+            let mut connection = SqliteConnection::connect(&url).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+        }
+        Database::Postgres(_) => {
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+        }
+    }
+    .unwrap()
+}
+
+/// One text that a statement finds.
+pub(super) async fn text(database: &Database, sql: &'static str) -> String {
     let url = database.url();
     match database {
         Database::Sqlite(_) => {

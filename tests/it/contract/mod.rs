@@ -35,6 +35,7 @@ mod append_event;
 mod append_events;
 mod create_aggregate;
 mod database;
+mod domain;
 mod events;
 mod json;
 mod server;
