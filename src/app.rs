@@ -1,22 +1,27 @@
 //! The event store as a whole: wires store, domain, appender and tail, starts and stops their tasks. Floor 5.
 
 mod domain_watch;
+mod runner;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::domain_watch::DomainWatch;
+use self::{domain_watch::DomainWatch, runner::Runner};
 use crate::{
     appender::Appender,
     config::{Config, DomainFileError},
     domain::{Clock, Domain, SystemClock, Timestamp},
-    store::{OpenError, Store, StoreError},
+    projections::{Projections, Rebuild},
+    store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
     tail::Tail,
 };
 
 /// How long the database may take to show that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many read models with a fault are named where the server says how it is.
+const FAULTS_NAMED: u64 = 3;
 
 /// Why the event store does not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +53,13 @@ pub struct App {
     domain_watch: Arc<DomainWatch>,
     appender: Appender,
     tail: Arc<Tail>,
+    projections: Arc<Projections>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
     stopping: CancellationToken,
+    /// What runs in the background.
+    tasks: TaskTracker,
 }
 
 impl App {
@@ -88,16 +96,30 @@ impl App {
         if store.doorbell().is_some() {
             tokio::spawn(domain_watch.clone().run(stopping.clone()));
         }
+        let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
+        let tasks = TaskTracker::new();
+        if config.background.enabled {
+            let runner = Runner {
+                store: store.clone(),
+                projections: projections.clone(),
+                owner: clock.new_id(),
+                lease: config.background.lease,
+            };
+            runner.start(&tasks, &stopping);
+        }
+        tasks.close();
         Ok(Arc::new(Self {
             store,
             domain,
             domain_watch,
             appender,
             tail,
+            projections,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
             stopping,
+            tasks,
         }))
     }
 
@@ -113,6 +135,31 @@ impl App {
             .close()
             .await;
         Ok(())
+    }
+
+    /// Folds read models of a database anew, beside the servers that run on it or without any. Answers how many; `on_size` is told
+    /// before how much there is to fold, `on_progress` how many events were folded since it was told last.
+    ///
+    /// # Errors
+    /// When the domain file is wrong, or the database cannot be used.
+    pub async fn rebuild(
+        config: &Config,
+        scope: &RebuildScope,
+        on_size: impl FnOnce(RebuildSize),
+        on_progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<u64, StartError> {
+        let domain = config.domain.load()?;
+        let store = Store::open(&config.database, Arc::new(SystemClock)).await?;
+        on_size(store.rebuild_size(scope).await?);
+        let rebuild = Rebuild {
+            store: &store,
+            domain: &domain,
+            on_commit: &|_| {},
+            on_progress,
+        };
+        let count = rebuild.run(scope).await?;
+        store.close().await;
+        Ok(count)
     }
 
     /// The store, for reading.
@@ -139,6 +186,12 @@ impl App {
         &self.tail
     }
 
+    /// The projections: all that has to do with read models.
+    #[must_use]
+    pub fn projections(&self) -> &Arc<Projections> {
+        &self.projections
+    }
+
     /// Where instants and ids come from.
     #[must_use]
     pub fn clock(&self) -> &dyn Clock {
@@ -155,6 +208,7 @@ impl App {
     pub async fn ready(&self) -> Readiness {
         let database = self.store.ping(PING_TIMEOUT).await;
         let in_force = self.domain_watch.is_in_force().await;
+        let projection = self.describe_faults().await;
         let stopping = self.stopping.is_cancelled();
         let describe = |ready: bool, not_ready: &str| {
             if ready {
@@ -178,8 +232,30 @@ impl App {
                          started again",
                     ),
                 ),
+                ("projection".to_owned(), projection),
                 ("server".to_owned(), describe(!stopping, "is stopping")),
             ],
+        }
+    }
+
+    /// Whether all read models follow their aggregates, for people. Why one does not is in the log and in the read model.
+    async fn describe_faults(&self) -> String {
+        let faulted = self.projections.faulted(FAULTS_NAMED);
+        match timeout(PING_TIMEOUT, faulted).await {
+            Ok(Ok((0, _))) => "ok".to_owned(),
+            Ok(Ok((count, first))) => {
+                let more = if count > first.len() as u64 {
+                    ", …"
+                } else {
+                    ""
+                };
+                let first: Vec<String> = first.iter().map(ToString::to_string).collect();
+                format!(
+                    "read models that stand still behind an event that cannot be folded: {count} ({}{more})",
+                    first.join(", ")
+                )
+            }
+            Ok(Err(_)) | Err(_) => "not known".to_owned(),
         }
     }
 
@@ -204,6 +280,8 @@ impl App {
     /// Finishes what was accepted and ends all tasks.
     pub async fn stop(&self) {
         self.stopping.cancel();
+        self.tasks.wait().await;
+        self.projections.stop().await;
         self.appender.stop().await;
         self.tail.stop().await;
         self.store.close().await;

@@ -2,6 +2,7 @@
 //!
 //! Every section has a `Default` with the documented values, so that a program or a test can build a [`Config`] by hand.
 
+mod background;
 pub mod domain_file;
 mod limits;
 mod values;
@@ -11,6 +12,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use thiserror::Error;
 
+pub use background::Background;
 pub use domain_file::{DomainFile, DomainFileError};
 pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
@@ -34,6 +36,9 @@ pub struct Config {
     /// What the server takes at most.
     #[command(flatten)]
     pub limits: Limits,
+    /// What the server does besides answering.
+    #[command(flatten)]
+    pub background: Background,
     /// What it tells about its work.
     #[command(flatten)]
     pub log: Log,
@@ -225,6 +230,7 @@ impl Config {
             require(!value.is_zero(), &format!("--{name}: must be at least 1ms"));
         }
         problems.extend(self.limits.problems());
+        problems.extend(self.background.problems());
         if problems.is_empty() {
             Ok(())
         } else {

@@ -13,6 +13,7 @@ use super::{
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost},
     plain::{Fragments, Node, Nodes, Plain},
+    read_model::{self, ReadModelObject},
     scalars::{DateTimeScalar, JsonScalar, UuidScalar},
 };
 use crate::{
@@ -118,6 +119,11 @@ impl AggregateObject {
         let folded = loaders.states.one(wanted).await?;
         let state = folded.transpose().map_err(ApiError::State)?;
         Ok(state.filter(|state| state.is_object()).map(JsonScalar))
+    }
+
+    /// Its read model. Null before the first event is folded and after a deletion.
+    async fn read_model(&self, ctx: &Context<'_>) -> Result<Option<Node<ReadModelObject>>> {
+        read_model::find(ctx, self.0.id).await
     }
 }
 

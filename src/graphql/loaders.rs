@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{Aggregate, AggregateId, Domain, Entry, Event, EventId},
+    domain::{Aggregate, AggregateId, Domain, Entry, Event, EventId, ReadModel},
     states::{self, FoldBudget, Folded, StateAt},
     store::{EntryRange, EventRange, Store},
 };
@@ -22,6 +22,7 @@ pub(super) struct Loaders {
     pub(super) events: Batch<EventById>,
     pub(super) event_ranges: Batch<EventsInRange>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
+    pub(super) read_models: Batch<ReadModelOf>,
     folding: Folding,
     pub(super) states: Batch<StateOf, Folding>,
 }
@@ -40,6 +41,7 @@ impl Loaders {
             events: Batch::default(),
             event_ranges: Batch::default(),
             entry_ranges: Batch::default(),
+            read_models: Batch::default(),
             states: Batch::default(),
         })
     }
@@ -58,6 +60,7 @@ impl Batches for Arc<Loaders> {
             self.events.take(store),
             self.event_ranges.take(store),
             self.entry_ranges.take(store),
+            self.read_models.take(store),
             self.states.take(&self.folding),
         ];
         asked.into_iter().flatten().collect()
@@ -132,6 +135,25 @@ impl LookUp for EventsInRange {
             found.insert(range, events);
         }
         Ok(found)
+    }
+}
+
+/// Read models by their aggregates, tombstones too.
+pub(super) struct ReadModelOf;
+
+impl LookUp for ReadModelOf {
+    type Key = AggregateId;
+    type Value = Arc<ReadModel>;
+
+    async fn find(
+        store: &Store,
+        ids: Vec<AggregateId>,
+    ) -> Result<HashMap<AggregateId, Arc<ReadModel>>, ApiError> {
+        let models = store.read_models_by_id(&ids).await?;
+        Ok(models
+            .into_iter()
+            .map(|(id, model)| (id, Arc::new(model)))
+            .collect())
     }
 }
 
