@@ -29,6 +29,12 @@ pub enum StartError {
     /// The domain file gives no domain.
     #[error(transparent)]
     Domain(#[from] DomainFileError),
+    /// The domain is not the one that the servers run.
+    #[error(
+        "the domain is not the one in force in the database: name the file of the one that is, or start a server with this one \
+         first"
+    )]
+    DomainNotInForce,
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -150,6 +156,10 @@ impl App {
     ) -> Result<u64, StartError> {
         let domain = config.domain.load()?;
         let store = Store::open(&config.database, Arc::new(SystemClock)).await?;
+        let in_force = store.domain_in_force().await?;
+        if in_force.is_some_and(|in_force| in_force.fingerprint != domain.fingerprint()) {
+            return Err(StartError::DomainNotInForce);
+        }
         on_size(store.rebuild_size(scope).await?);
         let rebuild = Rebuild {
             store: &store,
