@@ -1,23 +1,28 @@
 //! The event store as a whole: wires store, domain, appender and tail, starts and stops their tasks. Floor 5.
 
 mod domain_watch;
+mod runner;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::domain_watch::DomainWatch;
+use self::{domain_watch::DomainWatch, runner::Runner};
 use crate::{
     appender::Appender,
-    commands::{Executor, Watch, Worker, run_worker},
+    commands::{Executor, Watch, Worker},
     config::{Config, DomainFileError},
     domain::{Clock, Domain, SystemClock, Timestamp, append::Committed},
-    store::{OpenError, Store, StoreError},
+    projections::{Projections, Rebuild},
+    store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
     tail::Tail,
 };
 
 /// How long the database may take to show that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many read models with a fault are named where the server says how it is.
+const FAULTS_NAMED: u64 = 3;
 
 /// Why the event store does not start.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +30,12 @@ pub enum StartError {
     /// The domain file gives no domain.
     #[error(transparent)]
     Domain(#[from] DomainFileError),
+    /// The domain is not the one that the servers run.
+    #[error(
+        "the domain is not the one in force in the database: name the file of the one that is, or start a server with this one \
+         first"
+    )]
+    DomainNotInForce,
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -51,12 +62,12 @@ pub struct App {
     tail: Arc<Tail>,
     executor: Arc<Executor>,
     watch: Arc<Watch>,
+    projections: Arc<Projections>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
     stopping: CancellationToken,
-    /// Stops what works by itself, before what it works with.
-    working: CancellationToken,
+    /// What runs in the background.
     tasks: TaskTracker,
 }
 
@@ -100,45 +111,46 @@ impl App {
             tokio::spawn(domain_watch.clone().run(stopping.clone()));
         }
         let appender = Arc::new(Appender::start(store.clone(), &config.limits, on_commit));
-        let executor = Executor::new(
+        let executor = Arc::new(Executor::new(
             store.clone(),
             appender.clone(),
             tail.clone(),
             domain.clone(),
             clock.clone(),
             config,
-        );
-        let app = Arc::new(Self {
+        ));
+        let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(watch.clone().look(tail.clone(), stopping.clone()));
+        if config.background.enabled {
+            let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
+            let (poller, stop) = (worker.clone(), stopping.clone());
+            tasks.spawn(async move { poller.poll(stop).await });
+            let runner = Runner {
+                store: store.clone(),
+                projections: projections.clone(),
+                worker,
+                owner: clock.new_id(),
+                lease: config.background.lease,
+            };
+            runner.start(&tasks, &stopping);
+        }
+        tasks.close();
+        Ok(Arc::new(Self {
             store,
             domain,
             domain_watch,
             appender,
             tail,
-            executor: Arc::new(executor),
+            executor,
             watch,
+            projections,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
             stopping,
-            working: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        });
-        app.start_commands();
-        app.tasks.close();
-        Ok(app)
-    }
-
-    /// Starts what processes pending commands and tells who waits for them.
-    fn start_commands(&self) {
-        let (tail, stop) = (self.tail.clone(), self.working.clone());
-        self.tasks.spawn(self.watch.clone().look(tail, stop));
-        let worker = Worker::new(self.store.clone(), self.executor.clone(), self.tail.clone());
-        let (poller, stop) = (worker.clone(), self.working.clone());
-        self.tasks.spawn(async move { poller.poll(stop).await });
-        for partition in self.store.partitions().iter() {
-            let (worker, stop) = (worker.clone(), self.working.clone());
-            self.tasks.spawn(run_worker(worker, partition, stop));
-        }
+            tasks,
+        }))
     }
 
     /// Brings the tables of the database up to date.
@@ -153,6 +165,35 @@ impl App {
             .close()
             .await;
         Ok(())
+    }
+
+    /// Folds read models of a database anew, beside the servers that run on it or without any. Answers how many; `on_size` is told
+    /// before how much there is to fold, `on_progress` how many events were folded since it was told last.
+    ///
+    /// # Errors
+    /// When the domain file is wrong, or the database cannot be used.
+    pub async fn rebuild(
+        config: &Config,
+        scope: &RebuildScope,
+        on_size: impl FnOnce(RebuildSize),
+        on_progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<u64, StartError> {
+        let domain = config.domain.load()?;
+        let store = Store::open(&config.database, Arc::new(SystemClock)).await?;
+        let in_force = store.domain_in_force().await?;
+        if in_force.is_some_and(|in_force| in_force.fingerprint != domain.fingerprint()) {
+            return Err(StartError::DomainNotInForce);
+        }
+        on_size(store.rebuild_size(scope).await?);
+        let rebuild = Rebuild {
+            store: &store,
+            domain: &domain,
+            on_commit: &|_| {},
+            on_progress,
+        };
+        let count = rebuild.run(scope).await?;
+        store.close().await;
+        Ok(count)
     }
 
     /// The store, for reading.
@@ -191,6 +232,12 @@ impl App {
         &self.tail
     }
 
+    /// The projections: all that has to do with read models.
+    #[must_use]
+    pub fn projections(&self) -> &Arc<Projections> {
+        &self.projections
+    }
+
     /// Where instants and ids come from.
     #[must_use]
     pub fn clock(&self) -> &dyn Clock {
@@ -207,6 +254,7 @@ impl App {
     pub async fn ready(&self) -> Readiness {
         let database = self.store.ping(PING_TIMEOUT).await;
         let in_force = self.domain_watch.is_in_force().await;
+        let projection = self.describe_faults().await;
         let stopping = self.stopping.is_cancelled();
         let describe = |ready: bool, not_ready: &str| {
             if ready {
@@ -230,8 +278,30 @@ impl App {
                          started again",
                     ),
                 ),
+                ("projection".to_owned(), projection),
                 ("server".to_owned(), describe(!stopping, "is stopping")),
             ],
+        }
+    }
+
+    /// Whether all read models follow their aggregates, for people. Why one does not is in the log and in the read model.
+    async fn describe_faults(&self) -> String {
+        let faulted = self.projections.faulted(FAULTS_NAMED);
+        match timeout(PING_TIMEOUT, faulted).await {
+            Ok(Ok((0, _))) => "ok".to_owned(),
+            Ok(Ok((count, first))) => {
+                let more = if count > first.len() as u64 {
+                    ", …"
+                } else {
+                    ""
+                };
+                let first: Vec<String> = first.iter().map(ToString::to_string).collect();
+                format!(
+                    "read models that stand still behind an event that cannot be folded: {count} ({}{more})",
+                    first.join(", ")
+                )
+            }
+            Ok(Err(_)) | Err(_) => "not known".to_owned(),
         }
     }
 
@@ -256,8 +326,8 @@ impl App {
     /// Finishes what was accepted and ends all tasks.
     pub async fn stop(&self) {
         self.stopping.cancel();
-        self.working.cancel();
         self.tasks.wait().await;
+        self.projections.stop().await;
         self.appender.stop().await;
         self.tail.stop().await;
         self.store.close().await;

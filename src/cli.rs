@@ -1,5 +1,7 @@
 //! The command line: what can be called, and what each call does. Floor 8.
 
+mod rebuild;
+
 use std::{
     collections::BTreeSet,
     io::{self, IsTerminal, Write},
@@ -49,6 +51,9 @@ enum Command {
     Serve(Box<Config>),
     /// Make the tables of a database, or bring them up to date, and end
     Migrate(Migrate),
+    /// Fold read models again from the first event, while servers run on the database or without any. On SQLite the server
+    /// has to be stopped first; without that, the mutation rebuildReadModels does it
+    Rebuild(Box<rebuild::Rebuild>),
     /// Look after the domain: the aggregates with their commands and events
     #[command(subcommand)]
     Domain(DomainCommand),
@@ -113,6 +118,12 @@ pub fn run() -> anyhow::Result<()> {
             config.check()?;
             start_log(&config.log);
             block_on(migrate(config))
+        }
+        Command::Rebuild(rebuild) => {
+            let (config, scope) = rebuild.read();
+            config.check()?;
+            start_log(&config.log);
+            block_on(rebuild::run(config, scope))
         }
         Command::Domain(DomainCommand::Check { file }) => check_domain(&file),
         Command::Schema => match io::stdout().write_all(graphql::sdl().as_bytes()) {

@@ -2,8 +2,9 @@
 //!
 //! Every section has a `Default` with the documented values, so that a program or a test can build a [`Config`] by hand.
 
-pub mod domain_file;
+mod background;
 mod commands;
+pub mod domain_file;
 mod limits;
 mod values;
 
@@ -12,8 +13,9 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use thiserror::Error;
 
-pub use domain_file::{DomainFile, DomainFileError};
+pub use background::Background;
 pub use commands::Commands;
+pub use domain_file::{DomainFile, DomainFileError};
 pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
 use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
@@ -39,6 +41,9 @@ pub struct Config {
     /// How commands are processed.
     #[command(flatten)]
     pub commands: Commands,
+    /// What the server does besides answering.
+    #[command(flatten)]
+    pub background: Background,
     /// What it tells about its work.
     #[command(flatten)]
     pub log: Log,
@@ -231,6 +236,7 @@ impl Config {
         }
         problems.extend(self.limits.problems());
         problems.extend(self.commands.problems());
+        problems.extend(self.background.problems());
         if problems.is_empty() {
             Ok(())
         } else {

@@ -126,7 +126,7 @@ pub async fn fold(
             .iter()
             .map_while(|folding| folding.next_range(&mut room))
             .collect();
-        let events = store.events_in_ranges_bounded(&ranges, PAGE_BYTES).await?;
+        let events = store.events_to_fold(&ranges, PAGE_BYTES).await?;
         if events.is_empty() {
             let id = open[0].aggregate_id;
             return Err(StoreError::Inconsistent(format!(

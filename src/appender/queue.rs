@@ -232,7 +232,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{EventId, Partition, append::Committed};
+    use crate::domain::{
+        Timestamp,
+        append::{CommandChange, Committed},
+    };
 
     /// A log whose database fails for one request, or for all.
     #[derive(Clone)]
@@ -270,8 +273,8 @@ mod tests {
             1
         }
 
-        fn ids(request: &u128) -> Vec<EventId> {
-            vec![EventId(Uuid::from_u128(*request))]
+        fn ids(request: &u128) -> Vec<Uuid> {
+            vec![Uuid::from_u128(*request)]
         }
 
         fn keys(_: &u128) -> Vec<u128> {
@@ -281,7 +284,11 @@ mod tests {
         async fn commit(&self, batch: &[&u128]) -> Result<Vec<Outcome<()>>, StoreError> {
             let batch: Vec<u128> = batch.iter().map(|request| **request).collect();
             let fails = self.only_for.is_none_or(|request| batch.contains(&request));
-            let outcomes = batch.iter().map(|_| Outcome::Appended(vec![()])).collect();
+            let appended = |_| Outcome::Appended {
+                at: Timestamp::from_micros(0),
+                places: vec![()],
+            };
+            let outcomes = batch.iter().map(appended).collect();
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(batch);
             if fails {
@@ -295,8 +302,12 @@ mod tests {
             vec![Arc::new(request)]
         }
 
-        fn committed(&self, _: Vec<Arc<u128>>) -> Committed {
-            Committed::Events(Partition(0), Vec::new())
+        fn command(_: &u128) -> Option<CommandChange> {
+            None
+        }
+
+        fn committed(&self, _: Done<u128>) -> Vec<Committed> {
+            Vec::new()
         }
     }
 
@@ -355,7 +366,7 @@ mod tests {
         let answers = submit(&log, &[1, 2, 3, 4]).await;
         for (request, answer) in (1_u128..).zip(answers) {
             match answer.expect("it is judged") {
-                Outcome::Appended(stored) => assert_eq!(*stored[0], request),
+                Outcome::Appended { places, .. } => assert_eq!(*places[0], request),
                 Outcome::Refused(Refusal::ValueRefused) => assert_eq!(request, 3),
                 other => panic!("{request}: {other:?}"),
             }

@@ -114,7 +114,7 @@ impl Loads {
             last: Version(asked.behind.0.saturating_add(VERSIONS)),
         };
         let ranges: Vec<EventRange> = asked.iter().map(range).collect();
-        match self.store.events_in_ranges_bounded(&ranges, PAGE_BYTES).await {
+        match self.store.events_to_fold(&ranges, PAGE_BYTES).await {
             Ok(events) => self.share_out(asked, events),
             Err(error) => {
                 let error = Arc::new(error);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     AggregateType, CommandId, CommandStatus, CommandStep, Entry, Event, EventId, NewEvent,
-    Partition, Position, Timestamp, Version,
+    Partition, Position, ReadModel, Timestamp, Version,
 };
 
 /// Events, and what their append does to a command: all of it is stored, or nothing.
@@ -81,6 +81,8 @@ pub enum Committed {
     Entries(Partition, Vec<Arc<Entry>>),
     /// Commands of a partition that were recorded or settled.
     Commands(Partition, Vec<CommandChange>),
+    /// Read models of a partition as they are now, each at the position of its change.
+    Changes(Partition, Vec<Arc<ReadModel>>),
 }
 
 /// A command that has a new status.
@@ -156,7 +158,10 @@ impl Refusal {
             Self::VersionConflict { index, .. }
             | Self::TypeMismatch { index, .. }
             | Self::IdReused { index, .. } => *index,
-            Self::PositionConflict { .. } | Self::ValueRefused => 0,
+            Self::PositionConflict { .. }
+            | Self::CommandKnown { .. }
+            | Self::CommandSettled { .. }
+            | Self::ValueRefused => 0,
         }
     }
 

@@ -52,6 +52,12 @@ impl Json {
         Self("{}".into())
     }
 
+    /// The value `null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
     /// The value as JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -7,6 +7,7 @@ pub mod aggregate;
 pub mod append;
 pub mod clock;
 pub mod command;
+pub mod contains;
 pub mod cursor;
 pub mod decider;
 pub mod declared;
@@ -19,6 +20,7 @@ pub mod judge;
 pub mod merge;
 pub mod name;
 pub mod partition;
+pub mod projection;
 pub mod read_model;
 pub mod registry;
 pub mod schema;
@@ -41,7 +43,12 @@ pub use id::{AggregateId, CommandId, DatabaseId, EventId};
 pub use json::{Json, JsonError};
 pub use name::{AggregateType, CommandType, EventType, NameError, StreamName};
 pub use partition::{Partition, PartitionCount};
-pub use read_model::{ReadModel, ReadModelSource};
+pub use projection::{
+    Checkpoint, CheckpointStep, FencingToken, Folded, Projected, RebuildOutcome, SaveOutcome,
+};
+pub use read_model::{
+    ExternalModel, ExternalOutcome, ReadModel, ReadModelFilter, ReadModelSource, ReadModelTime,
+};
 pub use registry::{CommandKind, DecideError, Domain, DomainError};
 pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;

@@ -12,6 +12,7 @@ use super::{
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost},
     plain::{Fragments, Node, Nodes, Plain},
+    read_model::{self, ReadModelObject},
     scalars::{DateTimeScalar, JsonScalar, UuidScalar},
     text::JsonText,
 };
@@ -118,6 +119,8 @@ impl AggregateObject {
         let folded = loaders.states.one(wanted).await?;
         let state = folded.transpose().map_err(ApiError::State)?;
         Ok(state.filter(|state| state.is_object()).map(JsonScalar))
+    }
+
     /// The commands that were to change it, in the order in which they were made.
     #[graphql(complexity = "list_cost(first, child_complexity)")]
     async fn commands(
@@ -127,6 +130,11 @@ impl AggregateObject {
         after: Option<String>,
     ) -> Result<CommandConnection> {
         command::commands_of(ctx, self.0.id, first, after.as_deref()).await
+    }
+
+    /// Its read model. Null before the first event is folded and after a deletion.
+    async fn read_model(&self, ctx: &Context<'_>) -> Result<Option<Node<ReadModelObject>>> {
+        read_model::find(ctx, self.0.id).await
     }
 }
 

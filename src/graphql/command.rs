@@ -473,9 +473,8 @@ impl CommandSubscription {
         let id = CommandId(id.0);
         let watch = ctx.data_unchecked::<Arc<App>>().watch();
         let follower = watch.follow(id).await.map_err(ApiError::from)?;
-        let follower = follower.ok_or_else(|| ApiError::NotFound {
-            what: format!("command {id}"),
-        })?;
+        let follower = follower
+            .ok_or_else(|| ApiError::not_found("id", format!("there is no command {id}")))?;
         Ok(stream::unfold(Some(follower), |follower| async move {
             let mut follower = follower?;
             match follower.next().await {

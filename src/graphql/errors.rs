@@ -8,7 +8,8 @@ use super::scalars::what_would_be_right;
 use crate::{
     appender::AppendError,
     commands::CommandError,
-    domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, append::Refusal},
+    domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, Version, append::Refusal},
+    projections::WaitError,
     states::StateError,
     store::StoreError,
     tail::{FollowError, Head},
@@ -47,10 +48,18 @@ pub(super) enum ApiError {
     },
     /// The command came to nothing.
     Command(CommandError),
-    /// What a subscription names is not there.
-    NotFound { what: String },
+    /// What a mutation names is not there.
+    NotFound { field: String, message: String },
+    /// Somebody else does it already; nothing was done.
+    Busy { message: String },
+    /// A read model has not come to the version that was asked for.
+    ReadModelBehind { version: Version, message: String },
+    /// A read model will not come to the version that was asked for by itself.
+    ReadModelFaulted { version: Version, message: String },
     /// The database failed while it was read.
     Store(Arc<StoreError>),
+    /// The database failed while it was written to.
+    Write(Arc<StoreError>),
 }
 
 /// How the events of an append were given.
@@ -74,6 +83,18 @@ impl ApiError {
         }
     }
 
+    pub(super) fn not_found(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::NotFound {
+            field: field.into(),
+            message: message.to_string(),
+        }
+    }
+
+    /// A fault of the database in a write that may be repeated as it is.
+    pub(super) fn of_write(error: StoreError) -> Self {
+        Self::Write(Arc::new(error))
+    }
+
     pub(super) fn not_reached(
         place: Place,
         database: DatabaseId,
@@ -93,6 +114,11 @@ impl ApiError {
             FollowError::NotReached {
                 head: Head::Log(place),
             } => Self::not_reached(place, database, partitions),
+            FollowError::NotReached {
+                head: Head::Changes(heads),
+            } => Self::PlaceNotReached {
+                head: Cursor::Changes(heads).encode(database, partitions),
+            },
             FollowError::NotReached {
                 head: Head::Stream(position),
             } => Self::PositionNotReached { head: position.0 },
@@ -115,6 +141,17 @@ impl From<CommandError> for ApiError {
                 input: AppendInput::One,
             },
             error => Self::Command(error),
+        }
+    }
+}
+
+impl From<WaitError> for ApiError {
+    fn from(error: WaitError) -> Self {
+        let message = error.to_string();
+        match error {
+            WaitError::Behind { version } => Self::ReadModelBehind { version, message },
+            WaitError::Faulted { version, .. } => Self::ReadModelFaulted { version, message },
+            WaitError::Store(error) => error.into(),
         }
     }
 }
@@ -160,8 +197,22 @@ impl From<ApiError> for Error {
             } => refused(refusal, input),
             ApiError::Append { error, .. } => not_appended(error),
             ApiError::Command(error) => of_command(error),
-            ApiError::NotFound { what } => not_found(&what),
+            ApiError::NotFound { field, message } => coded(message, "NOT_FOUND", |extensions| {
+                extensions.set("field", field);
+            }),
+            ApiError::Busy { message } => unavailable(message, "NOT_DONE"),
+            ApiError::ReadModelBehind { version, message } => {
+                coded(message, "READ_MODEL_BEHIND", |extensions| {
+                    extensions.set("version", version.0);
+                })
+            }
+            ApiError::ReadModelFaulted { version, message } => {
+                coded(message, "READ_MODEL_FAULTED", |extensions| {
+                    extensions.set("version", version.0);
+                })
+            }
             ApiError::Store(error) => not_read(error),
+            ApiError::Write(error) => not_written(error),
         }
     }
 }
@@ -340,14 +391,36 @@ fn not_read(error: Arc<StoreError>) -> Error {
         error = error.as_ref() as &dyn StdError,
         "the database could not be read"
     );
-    coded(
-        "the database cannot be reached: try again",
-        "UNAVAILABLE",
-        |extensions| {
-            extensions.set("retryAfterMs", RETRY_AFTER_MS);
-            extensions.set("outcome", "NOT_DONE");
-        },
+    unavailable("the database cannot be reached: try again", "NOT_DONE")
+}
+
+fn not_written(error: Arc<StoreError>) -> Error {
+    if !error.is_passing() {
+        return internal(error);
+    }
+    tracing::warn!(
+        error = error.as_ref() as &dyn StdError,
+        "the database could not be written to"
+    );
+    if error.is_outcome_unknown() {
+        let message = "the connection to the database was lost: whether it was done is unknown, and repeating it is safe";
+        return unavailable(message, "UNKNOWN");
+    }
+    unavailable(
+        "the database cannot take it now: nothing was done, try again",
+        "NOT_DONE",
     )
+}
+
+fn unavailable(message: impl Into<String>, outcome: &str) -> Error {
+    coded(message, "UNAVAILABLE", |extensions| {
+        extensions.set("retryAfterMs", RETRY_AFTER_MS);
+        extensions.set("outcome", outcome);
+        if outcome == "UNKNOWN" {
+            // No id is needed to repeat it.
+            extensions.set("ids", Vec::<String>::new());
+        }
+    })
 }
 
 fn internal(error: Arc<dyn StdError + Send + Sync>) -> Error {

@@ -210,11 +210,14 @@ pub(super) fn aggregate_types(
     types: &[String],
 ) -> Result<Vec<AggregateType>, ApiError> {
     check_length(field, types.len())?;
-    let check = |(index, name): (usize, &String)| {
-        AggregateType::new(name)
-            .map_err(|error| ApiError::bad_input(format!("{field}[{index}]"), error))
-    };
+    let check =
+        |(index, name): (usize, &String)| aggregate_type(&format!("{field}[{index}]"), name);
     types.iter().enumerate().map(check).collect()
+}
+
+/// Checks the name of a type of aggregates.
+pub(super) fn aggregate_type(field: &str, name: &str) -> Result<AggregateType, ApiError> {
+    AggregateType::new(name).map_err(|error| ApiError::bad_input(field, error))
 }
 
 /// An event to append.

@@ -10,10 +10,8 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{Aggregate, AggregateId, Domain, Entry, Event, EventId},
+    domain::{Aggregate, AggregateId, Command, Domain, Entry, Event, EventId, ReadModel},
     states::{self, FoldBudget, Folded, StateAt},
-    store::{EntryRange, EventRange, Store},
-    domain::{Aggregate, AggregateId, Command, Entry, Event, EventId},
     store::{CommandPlace, EntryRange, EventRange, Store},
 };
 
@@ -25,6 +23,7 @@ pub(super) struct Loaders {
     pub(super) event_ranges: Batch<EventsInRange>,
     pub(super) commands: Batch<CommandsOfAggregate>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
+    pub(super) read_models: Batch<ReadModelOf>,
     folding: Folding,
     pub(super) states: Batch<StateOf, Folding>,
 }
@@ -44,6 +43,7 @@ impl Loaders {
             event_ranges: Batch::default(),
             commands: Batch::default(),
             entry_ranges: Batch::default(),
+            read_models: Batch::default(),
             states: Batch::default(),
         })
     }
@@ -63,6 +63,7 @@ impl Batches for Arc<Loaders> {
             self.event_ranges.take(store),
             self.commands.take(store),
             self.entry_ranges.take(store),
+            self.read_models.take(store),
             self.states.take(&self.folding),
         ];
         asked.into_iter().flatten().collect()
@@ -140,6 +141,25 @@ impl LookUp for EventsInRange {
     }
 }
 
+/// Read models by their aggregates, tombstones too.
+pub(super) struct ReadModelOf;
+
+impl LookUp for ReadModelOf {
+    type Key = AggregateId;
+    type Value = Arc<ReadModel>;
+
+    async fn find(
+        store: &Store,
+        ids: Vec<AggregateId>,
+    ) -> Result<HashMap<AggregateId, Arc<ReadModel>>, ApiError> {
+        let models = store.read_models_by_id(&ids).await?;
+        Ok(models
+            .into_iter()
+            .map(|(id, model)| (id, Arc::new(model)))
+            .collect())
+    }
+}
+
 /// What states are folded with.
 #[derive(Clone)]
 pub(super) struct Folding {
@@ -165,6 +185,9 @@ impl LookUp<Folding> for StateOf {
             budget,
         } = folding;
         Ok(states::fold(store, domain, budget, wanted).await?)
+    }
+}
+
 /// The first commands of one aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CommandsAsked {

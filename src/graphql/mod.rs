@@ -12,6 +12,8 @@ mod loaders;
 mod order;
 mod pagination;
 mod plain;
+mod read_model;
+mod read_model_changes;
 mod scalars;
 mod schema;
 mod server;

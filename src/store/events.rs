@@ -186,21 +186,20 @@ impl Store {
         Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
     }
 
-    /// Reads ranges of several aggregates in one statement, one range for each, up to the event that reaches `max_bytes`
-    /// over all: at least one. The events come by aggregate and in the order of their versions.
+    /// Reads ranges of several aggregates to fold them, in one statement, one range for each, up to the event that reaches
+    /// `max_bytes` over all: at least one. The events come by aggregate and in the order of their versions, without their
+    /// metadata, which no fold looks at.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn events_in_ranges_bounded(
+    pub async fn events_to_fold(
         &self,
         ranges: &[EventRange],
         max_bytes: usize,
     ) -> Result<Vec<Event>, StoreError> {
         let (relation, values) = self.relation(ranges);
         let columns = rows::EVENT_COLUMNS.join(", ");
-        let stored = ["e.event_data", "e.event_metadata"]
-            .map(|column| self.backend.stored_bytes(column))
-            .join(" + ");
+        let stored = self.backend.stored_bytes("e.event_data");
         // What is stored is measured without being read, and as text it may be longer; both are bounded.
         let sql = format!(
             "WITH ranges (no, id, low, high) AS ({relation}), \
@@ -209,12 +208,11 @@ impl Store {
              FROM ranges r JOIN events e \
              ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high), \
              page AS MATERIALIZED (SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
-             CAST(e.event_data AS text) AS event_data, CAST(e.event_metadata AS text) AS event_metadata, e.version, e.created_at \
+             CAST(e.event_data AS text) AS event_data, '{{}}' AS event_metadata, e.version, e.created_at \
              FROM sized s JOIN events e ON e.partition_no = s.partition_no AND e.position = s.position \
              WHERE s.bytes_before < {max_bytes}), \
-             summed AS (SELECT page.*, SUM(LENGTH(event_data) + LENGTH(event_metadata)) \
-             OVER (ORDER BY aggregate_id, version ROWS UNBOUNDED PRECEDING) \
-             - LENGTH(event_data) - LENGTH(event_metadata) AS chars_before FROM page) \
+             summed AS (SELECT page.*, SUM(LENGTH(event_data)) \
+             OVER (ORDER BY aggregate_id, version ROWS UNBOUNDED PRECEDING) - LENGTH(event_data) AS chars_before FROM page) \
              SELECT {columns} FROM summed WHERE chars_before < {max_bytes} ORDER BY aggregate_id, version",
         );
         let backend = self.backend.dialect();

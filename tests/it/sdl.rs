@@ -13,11 +13,17 @@ Query.aggregate(id: UUID!): Aggregate
 Query.aggregates(types: [String!], order: Order! = OLDEST_FIRST, first: Int! = 100, after: String): AggregateConnection!
 Query.stream(name: String!): Stream
 Query.streams(first: Int! = 100, after: String): StreamConnection!
+Query.readModel(aggregateId: UUID!, minVersion: Int, waitMs: Int! = 2000): ReadModel
+Query.readModels(filter: ReadModelFilter, orderBy: ReadModelOrder! = CREATED_NEWEST_FIRST, first: Int! = 100, after: String): ReadModelConnection!
+Query.projection: ProjectionStatus!
 Query.server: Server!
 Mutation.createAggregate(input: CreateAggregateInput!): CreateAggregatePayload!
 Mutation.appendEvent(input: AppendEventInput!): AppendEventPayload!
 Mutation.appendEvents(input: AppendEventsInput!): AppendEventsPayload!
 Mutation.appendToStream(input: AppendToStreamInput!): AppendToStreamPayload!
+Mutation.updateReadModel(input: UpdateReadModelInput!): UpdateReadModelPayload!
+Mutation.rebuildReadModels(input: RebuildReadModelsInput!): RebuildReadModelsPayload!
+Subscription.readModels(aggregateId: UUID, filter: ReadModelFilter, after: String): ReadModelChange!
 Subscription.streamEntries(streamName: String!, after: Long): StreamEntry!
 Subscription.events(filter: EventFilter, after: String, progress: Boolean! = false): EventUpdate!
 Event.id: UUID!
@@ -37,6 +43,38 @@ Aggregate.type: String!
 Aggregate.version: Int!
 Aggregate.createdAt: DateTime!
 Aggregate.updatedAt: DateTime!
+Aggregate.readModel: ReadModel
+ReadModel.aggregateId: UUID!
+ReadModel.aggregateType: String!
+ReadModel.data: JSON!
+ReadModel.version: Int!
+ReadModel.source: ReadModelSource!
+ReadModel.fault: String
+ReadModel.createdAt: DateTime!
+ReadModel.updatedAt: DateTime!
+ReadModel.aggregate: Aggregate
+ReadModelChange.cursor: String!
+ReadModelChange.aggregateId: UUID!
+ReadModelChange.readModel: ReadModel
+ReadModelConnection.edges: [ReadModelEdge!]!
+ReadModelConnection.nodes: [ReadModel!]!
+ReadModelConnection.pageInfo: PageInfo!
+ReadModelEdge.cursor: String!
+ReadModelEdge.node: ReadModel!
+ReadModelFilter.aggregateTypes: [String!]
+ReadModelFilter.contains: JSON
+ProjectionStatus.lagEvents: Long!
+ProjectionStatus.lagMs: Float!
+ProjectionStatus.faulted: Long!
+UpdateReadModelInput.aggregateId: UUID!
+UpdateReadModelInput.aggregateType: String!
+UpdateReadModelInput.data: JSON!
+UpdateReadModelInput.version: Int!
+UpdateReadModelPayload.readModel: ReadModel!
+UpdateReadModelPayload.updated: Boolean!
+RebuildReadModelsInput.aggregateId: UUID
+RebuildReadModelsInput.aggregateType: String
+RebuildReadModelsPayload.count: Long!
 Aggregate.events(afterVersion: Int, first: Int! = 100, order: Order! = OLDEST_FIRST): [Event!]!
 Aggregate.state(atVersion: Int, at: DateTime): JSON
 EventFilter.aggregateId: UUID
@@ -153,8 +191,17 @@ fn the_schema_holds_what_is_promised() {
     for scalar in ["UUID", "DateTime", "JSON", "Long"] {
         assert!(fields.contains_key(&format!("scalar {scalar}")), "{scalar}");
     }
-    for value in ["OLDEST_FIRST", "NEWEST_FIRST"] {
-        assert!(fields.contains_key(&format!("Order.{value}")), "{value}");
+    for value in [
+        "Order.OLDEST_FIRST",
+        "Order.NEWEST_FIRST",
+        "ReadModelSource.PROJECTED",
+        "ReadModelSource.EXTERNAL",
+        "ReadModelOrder.CREATED_NEWEST_FIRST",
+        "ReadModelOrder.CREATED_OLDEST_FIRST",
+        "ReadModelOrder.UPDATED_NEWEST_FIRST",
+        "ReadModelOrder.UPDATED_OLDEST_FIRST",
+    ] {
+        assert!(fields.contains_key(value), "{value}");
     }
     let missing: Vec<&str> = PROMISED
         .lines()

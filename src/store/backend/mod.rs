@@ -13,11 +13,13 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{OpenError, StoreError};
+use super::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
-        Aggregate, AggregateId, AggregateType, Command, NewEntry, Partition, Timestamp,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
+        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
 };
@@ -114,8 +116,78 @@ pub(super) trait Backend: Send + Sync {
     /// The instant of a statement by the clock that counts: the database's own where several servers share it.
     fn now(&self, now: Timestamp) -> SimpleExpr;
 
+    /// What holds where a column of JSON contains this, as far as the database can tell.
+    fn json_contains(&self, column: &'static str, contained: &Json) -> Containing;
+
+    /// See [`super::Store::save_read_models`].
+    async fn save_read_models(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        models: &[Projected],
+    ) -> Result<SaveOutcome, StoreError>;
+
+    /// See [`super::Store::save_rebuilt`].
+    async fn save_rebuilt(
+        &self,
+        partition: Partition,
+        models: &[Projected],
+    ) -> Result<Vec<RebuildOutcome>, StoreError>;
+
+    /// See [`super::Store::write_read_model`].
+    async fn write_read_model(
+        &self,
+        partition: Partition,
+        model: &ExternalModel,
+        now: Timestamp,
+    ) -> Result<ExternalWrite, StoreError>;
+
+    /// See [`super::Store::publish_entries`].
+    async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+        now: Timestamp,
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError>;
+
+    /// See [`super::Store::fence_checkpoint`].
+    async fn fence_checkpoint(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        token: FencingToken,
+    ) -> Result<Option<Position>, StoreError>;
+
+    /// See [`super::Store::acquire_lease`].
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseGrant, StoreError>;
+
+    /// See [`super::Store::renew_lease`].
+    async fn renew_lease(
+        &self,
+        name: &str,
+        token: FencingToken,
+        duration: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// See [`super::Store::release_lease`].
+    async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError>;
+
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;
+}
+
+/// Conditions that every row meets that contains something.
+pub(super) struct Containing {
+    pub(super) conditions: Vec<SimpleExpr>,
+    /// Whether the rows that meet them all contain it; otherwise they have to be looked at.
+    pub(super) is_exact: bool,
 }
 
 /// Tells the servers on one database that there is something to read. Rings may get lost: the truth is the tables.

@@ -2,6 +2,8 @@
 
 mod append;
 mod doorbell;
+mod leases;
+mod projection;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +11,10 @@ use async_trait::async_trait;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult,
     RuntimeErr, Statement, Value, Values,
-    sea_query::{ArrayType, Expr, ExprTrait, SimpleExpr, extension::postgres::PgFunc},
+    sea_query::{
+        ArrayType, Expr, ExprTrait, SimpleExpr,
+        extension::postgres::{PgExpr, PgFunc},
+    },
     sqlx::{
         self, AssertSqlSafe, Connection,
         postgres::{PgConnectOptions, PgConnection},
@@ -20,16 +25,18 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    Backend, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault,
     kept::{Kept, is_answer},
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Command, NewEntry, Partition, Timestamp,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
+        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{OpenError, StoreError, rows},
+    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite, rows},
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -410,9 +417,99 @@ impl Backend for Postgres {
         .await
     }
 
+    fn json_contains(&self, column: &'static str, contained: &Json) -> Containing {
+        let contained = self.json_value(contained.as_str().to_owned());
+        Containing {
+            conditions: vec![Expr::col(column).contains(contained)],
+            is_exact: true,
+        }
+    }
+
+    async fn save_read_models(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        models: &[Projected],
+    ) -> Result<SaveOutcome, StoreError> {
+        self.write(async |connection| projection::save(connection, partition, step, models).await)
+            .await
+    }
+
+    async fn save_rebuilt(
+        &self,
+        partition: Partition,
+        models: &[Projected],
+    ) -> Result<Vec<RebuildOutcome>, StoreError> {
+        self.write(async |connection| projection::save_rebuilt(connection, partition, models).await)
+            .await
+    }
+
+    async fn write_read_model(
+        &self,
+        partition: Partition,
+        model: &ExternalModel,
+        _now: Timestamp,
+    ) -> Result<ExternalWrite, StoreError> {
+        self.write(async |connection| {
+            projection::write_external(connection, partition, model).await
+        })
+        .await
+    }
+
     /// The database's own clock, so that all servers agree; as of the statement, so that an index can be looked into.
     fn now(&self, _now: Timestamp) -> SimpleExpr {
         Expr::cust("statement_timestamp()")
+    }
+
+    async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+        _now: Timestamp,
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError> {
+        self.write(async |connection| {
+            projection::publish(connection, partition, step, entries).await
+        })
+        .await
+    }
+
+    async fn fence_checkpoint(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        token: FencingToken,
+    ) -> Result<Option<Position>, StoreError> {
+        self.write(async |connection| {
+            projection::fence(connection, partition, checkpoint, token).await
+        })
+        .await
+    }
+
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+        _now: Timestamp,
+    ) -> Result<LeaseGrant, StoreError> {
+        self.write(async |connection| leases::acquire(connection, name, owner, duration).await)
+            .await
+    }
+
+    async fn renew_lease(
+        &self,
+        name: &str,
+        token: FencingToken,
+        duration: Duration,
+    ) -> Result<bool, StoreError> {
+        self.write(async |connection| leases::renew(connection, name, token, duration).await)
+            .await
+    }
+
+    async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError> {
+        self.write(async |connection| leases::release(connection, name, token).await)
+            .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

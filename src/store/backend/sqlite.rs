@@ -1,6 +1,8 @@
 //! SQLite: one writer connection, a pool of readers beside it, and a lock against a second server. Floor 2.
 
 mod append;
+mod leases;
+mod projection;
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -23,16 +25,18 @@ use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 
 use super::{
-    Backend, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault,
     kept::{Kept, Taken, is_answer},
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Command, NewEntry, Partition, Timestamp,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
+        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{OpenError, StoreError},
+    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite},
 };
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
@@ -416,8 +420,109 @@ impl Backend for Sqlite {
         .await
     }
 
+    fn json_contains(&self, column: &'static str, contained: &Json) -> Containing {
+        Containing {
+            conditions: projection::contained_texts(column, contained),
+            is_exact: false,
+        }
+    }
+
+    async fn save_read_models(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        models: &[Projected],
+    ) -> Result<SaveOutcome, StoreError> {
+        self.write(async |connection| {
+            let outcome = projection::save(connection, partition, step, models).await?;
+            Ok((outcome, End::Commit))
+        })
+        .await
+    }
+
     fn now(&self, now: Timestamp) -> SimpleExpr {
         Expr::val(now.to_utc()).into()
+    }
+
+    async fn save_rebuilt(
+        &self,
+        partition: Partition,
+        models: &[Projected],
+    ) -> Result<Vec<RebuildOutcome>, StoreError> {
+        self.write(async |connection| {
+            let outcomes = projection::save_rebuilt(connection, partition, models).await?;
+            Ok((outcomes, End::Commit))
+        })
+        .await
+    }
+
+    async fn write_read_model(
+        &self,
+        partition: Partition,
+        model: &ExternalModel,
+        now: Timestamp,
+    ) -> Result<ExternalWrite, StoreError> {
+        self.write(async |connection| {
+            let written = projection::write_external(connection, partition, model, now).await?;
+            Ok((written, End::Commit))
+        })
+        .await
+    }
+
+    async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+        now: Timestamp,
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError> {
+        self.write(async |connection| {
+            let outcomes = projection::publish(connection, partition, step, entries, now).await?;
+            Ok((outcomes, End::Commit))
+        })
+        .await
+    }
+
+    async fn fence_checkpoint(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        token: FencingToken,
+    ) -> Result<Option<Position>, StoreError> {
+        self.write(async |connection| {
+            let position = projection::fence(connection, partition, checkpoint, token).await?;
+            Ok((position, End::Commit))
+        })
+        .await
+    }
+
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseGrant, StoreError> {
+        self.write(async |connection| {
+            let token = leases::acquire(connection, name, owner, duration, now).await?;
+            Ok((LeaseGrant::Granted(token), End::Commit))
+        })
+        .await
+    }
+
+    /// The lock on the file keeps others away: nobody else can have taken it.
+    async fn renew_lease(
+        &self,
+        _name: &str,
+        _token: FencingToken,
+        _duration: Duration,
+    ) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// Whoever opens the file next takes it at once.
+    async fn release_lease(&self, _name: &str, _token: FencingToken) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

@@ -179,7 +179,7 @@ async fn a_database_that_is_not_current_stops_the_start_without_migrations(contr
 
 async fn migrations_that_ran_before_change_nothing(contract: Contract) {
     let events = contract.fill(3).await;
-    let head = contract.head().await;
+    let head = contract.newest_place().await;
     let partitions = contract.partitions;
     let database = contract.server.stop().await;
     App::migrate(&database.config()).await.unwrap();
@@ -192,7 +192,7 @@ async fn migrations_that_ran_before_change_nothing(contract: Contract) {
         server,
     };
     assert_eq!(by_id(contract.all_events().await), by_id(events));
-    assert_eq!(contract.head().await, head);
+    assert_eq!(contract.newest_place().await, head);
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn several_servers_may_share_one_postgres_database() {
     events.extend(other.fill(4).await);
     assert_eq!(by_id(contract.all_events().await), by_id(events.clone()));
     assert_eq!(by_id(other.all_events().await), by_id(events));
-    assert_eq!(contract.head().await, other.head().await);
+    assert_eq!(contract.newest_place().await, other.newest_place().await);
 }
 
 #[tokio::test]

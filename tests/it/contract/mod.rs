@@ -237,7 +237,15 @@ impl Contract {
         stream
     }
 
-    /// The newest place.
+    /// The newest place in the log of events.
+    pub async fn newest_place(&self) -> String {
+        let query = "{ events(first: 1000) { pageInfo { endCursor hasNextPage } } }";
+        let page = self.ask(query, json!({})).await["events"]["pageInfo"].take();
+        assert_eq!(page["hasNextPage"], false);
+        page["endCursor"].as_str().unwrap().to_owned()
+    }
+
+    /// The newest place in all logs.
     pub async fn head(&self) -> String {
         let data = self.ask("{ server { headCursor } }", json!({})).await;
         data["server"]["headCursor"].as_str().unwrap().to_owned()

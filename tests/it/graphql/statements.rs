@@ -13,6 +13,8 @@ async fn filled(engine: Engine, partitions: u8) -> TestServer {
     let database = Arc::new(Database::make(engine));
     let server = TestServer::on(database, |config| {
         config.database.partitions = Some(partitions);
+        // Its statements would be counted too.
+        config.background.enabled = false;
     })
     .await;
     let client = server.client();

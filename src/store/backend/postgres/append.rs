@@ -64,7 +64,11 @@ pub(super) async fn entries(
         .collect()
 }
 
-fn entry_outcome(row: &PgRow, entry: &NewEntry) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
+/// What became of one entry, from the columns that both functions answer.
+pub(super) fn entry_outcome(
+    row: &PgRow,
+    entry: &NewEntry,
+) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
     Ok(match row.try_get::<&str, _>(0)? {
         "appended" => {
             let created_at = row.try_get::<DateTime<Utc>, _>(3)?.into();
@@ -168,8 +172,9 @@ pub(super) async fn postpone_command(
         .map_err(while_running)
 }
 
-fn unknown_outcome(outcome: &str) -> sqlx::Error {
+pub(super) fn unknown_outcome(outcome: &str) -> sqlx::Error {
     sqlx::Error::Decode(
-        format!("the append function answers `{outcome}`, which this server does not know").into(),
+        format!("a function of the database answers `{outcome}`, which this server does not know")
+            .into(),
     )
 }

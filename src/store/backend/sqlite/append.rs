@@ -3,7 +3,7 @@
 pub(super) mod commands;
 pub(super) mod entries;
 pub(super) mod events;
-mod statements;
+pub(super) mod statements;
 
 use sea_orm::sqlx::{self, SqliteConnection};
 
