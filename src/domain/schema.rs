@@ -39,7 +39,7 @@ impl DataSchema {
     /// Checks a value.
     ///
     /// # Errors
-    /// What is wrong with it, [`MAX_VIOLATIONS`] at most.
+    /// What is wrong with it: ten things at most.
     pub fn check(&self, value: &Value) -> Result<(), Vec<SchemaViolation>> {
         let Err(first) = self.validator.validate(value) else {
             return Ok(());

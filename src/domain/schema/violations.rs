@@ -13,6 +13,8 @@ use jsonschema::{
 
 /// A value of a client's is quoted up to so many characters.
 const MAX_QUOTED_CHARS: usize = 60;
+/// What the library says may quote, too.
+const MAX_SAID_CHARS: usize = 300;
 /// So many names or values are listed at most.
 const MAX_LISTED: usize = 20;
 
@@ -65,10 +67,13 @@ fn problem_of(error: &ValidationError<'_>) -> String {
         }
         ValidationErrorKind::Enum { options } => match options.as_array() {
             Some(options) => format!("must be one of {}", listed(options.iter())),
-            None => error.masked().to_string(),
+            None => said(error),
         },
         ValidationErrorKind::Constant { expected_value } => {
-            format!("must be {}", cut(&expected_value.to_string()))
+            format!(
+                "must be {}",
+                cut(&expected_value.to_string(), MAX_QUOTED_CHARS)
+            )
         }
         ValidationErrorKind::Format { format } => format!("must have the format {format}"),
         ValidationErrorKind::Pattern { pattern } => format!("must match the pattern {pattern}"),
@@ -76,8 +81,13 @@ fn problem_of(error: &ValidationError<'_>) -> String {
         | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
             format!("must not have {}", listed(unexpected.iter()))
         }
-        _ => error.masked().to_string(),
+        _ => said(error),
     }
+}
+
+/// What the library says itself.
+fn said(error: &ValidationError<'_>) -> String {
+    cut(&error.masked().to_string(), MAX_SAID_CHARS).into_owned()
 }
 
 fn name_of(kind: JsonType) -> &'static str {
@@ -101,7 +111,7 @@ fn listed(values: impl ExactSizeIterator<Item = impl ToString>) -> String {
     let count = values.len();
     let mut list: Vec<String> = values
         .take(MAX_LISTED)
-        .map(|value| cut(&value.to_string()).into_owned())
+        .map(|value| cut(&value.to_string(), MAX_QUOTED_CHARS).into_owned())
         .collect();
     if count > MAX_LISTED {
         list.push("…".to_owned());
@@ -109,8 +119,8 @@ fn listed(values: impl ExactSizeIterator<Item = impl ToString>) -> String {
     list.join(", ")
 }
 
-fn cut(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(MAX_QUOTED_CHARS) {
+fn cut(text: &str, max_chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
     }
@@ -131,7 +141,7 @@ fn push_key(path: &mut String, key: &str) {
     if !path.is_empty() {
         path.push('.');
     }
-    path.push_str(&cut(key));
+    path.push_str(&cut(key, MAX_QUOTED_CHARS));
 }
 
 #[cfg(test)]
@@ -219,9 +229,12 @@ mod tests {
     fn what_a_client_sends_comes_back_shortened_only() {
         let long = "x".repeat(100_000);
         let schema = json!({ "additionalProperties": { "type": "string" }, "maxProperties": 2 });
-        let found = violations(schema, json!({ long: 1 }));
+        let found = violations(schema, json!({ long.clone(): 1 }));
         assert_eq!(found.len(), 1);
         assert!(found[0].len() < 200, "{}", found[0].len());
+        let schema = json!({ "propertyNames": { "maxLength": 10 } });
+        let found = violations(schema, json!({ long: 1 }));
+        assert!(found[0].len() < 1000, "{}", found[0].len());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Which domain is in force: that of the newest start.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs, io,
+    sync::{Arc, Mutex},
+};
 
 use serde_json::{Value, json};
 use tidings::{app::App, domain::Domain};
@@ -104,8 +107,34 @@ async fn a_wrong_domain_file_stops_the_start(contract: Contract) {
     assert_eq!(stored, "1", "nothing was put in force");
 }
 
+/// What was logged, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn count(&self, text: &str) -> usize {
+        let lines = self.0.lock().unwrap();
+        String::from_utf8_lossy(&lines).matches(text).count()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn a_server_whose_domain_is_no_longer_in_force_goes_on_and_says_so() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _log = tracing::subscriber::set_default(log.finish());
     let contract = Contract::on(Engine::Postgres, 1).await;
     let detail = async |contract: &Contract| {
         let readiness = contract.server.app.ready().await;
@@ -126,7 +155,11 @@ async fn a_server_whose_domain_is_no_longer_in_force_goes_on_and_says_so() {
         config.domain.path = Some(path);
     })
     .await;
-    assert!(detail(&contract).await.contains("goes on with its own"));
+    for _ in 0..3 {
+        assert!(detail(&contract).await.contains("goes on with its own"));
+    }
+    let told = "another server has brought another domain into force";
+    assert_eq!(lines.count(told), 1, "it is said once");
     let other = Contract {
         engine: Engine::Postgres,
         partitions: 1,
@@ -138,6 +171,7 @@ async fn a_server_whose_domain_is_no_longer_in_force_goes_on_and_says_so() {
 
     let third = TestServer::on(Arc::clone(&contract.server.database), |_| {}).await;
     assert_eq!(detail(&contract).await, "ok", "its own is in force again");
+    assert_eq!(lines.count("is in force again"), 1);
     assert!(detail(&other).await.contains("goes on with its own"));
     third.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The domain: declared and written deciders, and what folding promises.
 
 mod bank;
+mod command_line;
 mod declared;
 mod folding;
 mod given;
