@@ -17,6 +17,7 @@ mod domain;
 mod faults;
 mod graphql;
 mod harness;
+mod readme;
 mod http;
 mod sdl;
 mod subscriptions;

@@ -86,7 +86,10 @@ impl TestServer {
 
     /// Starts a server on a database, new or not.
     pub async fn on(database: Arc<Database>, configure: impl FnOnce(&mut Config)) -> Self {
-        Self::of(Domain::guide(), database, configure).await
+        let mut config = database.config();
+        configure(&mut config);
+        let app = App::start(&config).await.unwrap();
+        Self::serve(app, config, database).await
     }
 
     /// Starts a server with a domain of the test's own.
@@ -97,9 +100,11 @@ impl TestServer {
     ) -> Self {
         let mut config = database.config();
         configure(&mut config);
-        let app = App::start_with(&config, domain, Arc::new(SystemClock))
-            .await
-            .unwrap();
+        let app = App::start_with(&config, domain, Arc::new(SystemClock));
+        Self::serve(app.await.unwrap(), config, database).await
+    }
+
+    async fn serve(app: Arc<App>, config: Config, database: Arc<Database>) -> Self {
         let graphql = Graphql::new(Arc::clone(&app), &config.limits);
         let listener = http::bind(&config).await.unwrap();
         let server = http::serve(listener, graphql, Arc::clone(&app), &config).unwrap();
