@@ -3,6 +3,7 @@
 mod disk;
 mod kill;
 mod outage;
+mod projection;
 mod servers;
 mod stop;
 

@@ -5,11 +5,13 @@
 )]
 
 pub mod client;
+pub mod counting;
 pub mod follow;
 pub mod in_process;
 pub mod load;
 pub mod log;
 pub mod postgres;
+pub mod projected;
 pub mod server;
 
 /// Runs each case, a function of an engine and a number of partitions, on SQLite and PostgreSQL with 1 and 4 partitions.
