@@ -70,76 +70,15 @@ mod tests {
     use super::*;
     use serde_json::{from_str, json};
 
-    /// The cases of PostgreSQL's documentation, and what lies at their edges.
-    pub(crate) const CASES: &[(&str, &str, bool)] = &[
-        (r#""foo""#, r#""foo""#, true),
-        ("[1, 2, 3]", "[1, 3]", true),
-        ("[1, 2, 3]", "[3, 1]", true),
-        ("[1, 2, 3]", "[1, 2, 2]", true),
-        ("[1, 2]", "[1, 2, 3]", false),
-        (
-            r#"{"product": "PostgreSQL", "version": 9.4, "jsonb": true}"#,
-            r#"{"version": 9.4}"#,
-            true,
-        ),
-        ("[1, 2, [1, 3]]", "[1, 3]", false),
-        ("[1, 2, [1, 3]]", "[[1, 3]]", true),
-        ("[1, 2, [1, 3]]", "[[3]]", true),
-        (r#"{"foo": {"bar": "baz"}}"#, r#"{"bar": "baz"}"#, false),
-        (
-            r#"{"foo": {"bar": "baz", "x": 1}}"#,
-            r#"{"foo": {"bar": "baz"}}"#,
-            true,
-        ),
-        (r#"{"foo": {"bar": "baz"}}"#, r#"{"foo": {}}"#, true),
-        (r#"{"foo": {"bar": "baz"}}"#, "{}", true),
-        (r#"["foo", "bar"]"#, r#""bar""#, true),
-        (r#""bar""#, r#"["bar"]"#, false),
-        ("[null]", "null", true),
-        ("[[1]]", "1", false),
-        (r#"{"a": [1, 2]}"#, r#"{"a": 1}"#, false),
-        (r#"{"a": [1, 2]}"#, r#"{"a": [2]}"#, true),
-        (
-            r#"{"a": [{"b": 1, "c": 2}, {"b": 3}]}"#,
-            r#"{"a": [{"b": 1}]}"#,
-            true,
-        ),
-        (
-            r#"{"a": [{"b": 1, "c": 2}, {"b": 3}]}"#,
-            r#"{"a": [{"b": 1, "c": 3}]}"#,
-            false,
-        ),
-        (r#"{"a": {}}"#, r#"{"a": []}"#, false),
-        (r#"{"a": []}"#, r#"{"a": []}"#, true),
-        (r#"{"a": [1]}"#, r#"{"a": []}"#, true),
-        (r#"{"a": null}"#, r#"{"a": null}"#, true),
-        ("{}", r#"{"a": null}"#, false),
-        (r#"{"a": 1}"#, r#"{"a": 1.0}"#, true),
-        (r#"{"a": 1e2}"#, r#"{"a": 100}"#, true),
-        (r#"{"a": 1}"#, r#"{"a": "1"}"#, false),
-        (r#"{"a": true}"#, r#"{"a": 1}"#, false),
-        (
-            r#"{"a": 9007199254740993}"#,
-            r#"{"a": 9007199254740992}"#,
-            false,
-        ),
-        (
-            r#"{"a": 9007199254740993}"#,
-            r#"{"a": 9007199254740992.0}"#,
-            false,
-        ),
-        (r#"{"a": 0.1}"#, r#"{"a": 0.10}"#, true),
-        (r#"{"a": "B"}"#, r#"{"a": "b"}"#, false),
-        ("[]", "{}", false),
-        ("{}", "[]", false),
-        ("[{}]", "{}", false),
-    ];
+    /// Those of PostgreSQL's documentation, and what lies at their edges; PostgreSQL itself is asked them too.
+    const CASES: &str = include_str!("../../tests/containment.json");
 
     #[test]
     fn containment_is_that_of_postgresql() {
-        for (value, contained, expected) in CASES {
-            let (left, right) = (from_str(value).unwrap(), from_str(contained).unwrap());
-            assert_eq!(contains(&left, &right), *expected, "{value} @> {contained}");
+        let cases: Vec<(String, String, bool)> = from_str(CASES).unwrap();
+        for (value, contained, expected) in cases {
+            let (left, right) = (from_str(&value).unwrap(), from_str(&contained).unwrap());
+            assert_eq!(contains(&left, &right), expected, "{value} @> {contained}");
         }
     }
 

@@ -60,7 +60,11 @@ async fn the_life_of_a_user_is_as_the_readme_says(engine: Engine) {
         assert_eq!(aggregate["events"].as_array().map(Vec::len), Some(3));
         assert_eq!(aggregate["state"], created);
         let entries = answers[8]["data"]["stream"]["entries"].as_array();
-        let types: Vec<&Value> = entries.iter().flat_map(|all| all.iter()).map(|entry| &entry["type"]).collect();
+        let types: Vec<&Value> = entries
+            .iter()
+            .flat_map(|all| all.iter())
+            .map(|entry| &entry["type"])
+            .collect();
         assert_eq!(types, ["user_created", "user_updated", "user_deleted"]);
     }
 }

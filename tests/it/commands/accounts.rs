@@ -23,7 +23,7 @@ on_every_database!(
 
 async fn start(engine: Engine, partitions: u8) -> TestServer {
     let database = Arc::new(Database::make(engine));
-    TestServer::of(Accounts::domain(), database, |config| {
+    TestServer::with_domain(database, Accounts::domain(), |config| {
         config.database.partitions = Some(partitions);
     })
     .await

@@ -24,7 +24,7 @@ on_every_database!(
 );
 
 async fn start(domain: Domain, database: &Arc<Database>, partitions: u8) -> TestServer {
-    TestServer::of(domain, database.clone(), |config| {
+    TestServer::with_domain(database.clone(), domain, |config| {
         config.database.partitions = Some(partitions);
         config.commands.attempts = 3;
         config.commands.retry_delay = Duration::from_millis(60);

@@ -40,16 +40,22 @@ mod database;
 mod domain;
 mod events;
 mod execute_command;
+mod external_models;
 mod json;
+mod projection;
+mod read_model_changes;
+mod read_models;
+mod rebuilds;
 mod server;
 mod state;
 mod streams;
 mod subscriptions;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tidings::{config::Config, domain::Domain};
 use uuid::Uuid;
 
 use crate::support::{
@@ -66,6 +72,7 @@ pub struct Contract {
 }
 
 const EVENT: &str = "id type data metadata aggregateId aggregateType version createdAt";
+const READ_MODEL: &str = "aggregateId aggregateType data version source fault createdAt updatedAt";
 const ENTRY: &str = "streamName position eventId type data createdAt";
 const COMMAND: &str =
     "id type data aggregateId status reason attempts createdAt notBefore processedAt";
@@ -80,6 +87,25 @@ impl Contract {
         Self {
             engine,
             partitions,
+            client: server.client(),
+            server,
+        }
+    }
+
+    /// The server again on its database, with a domain (without one, the built-in one) and other options.
+    pub async fn restarted(
+        self,
+        domain: Option<Domain>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let database = self.server.stop().await;
+        let server = match domain {
+            Some(domain) => TestServer::with_domain(database, domain, configure).await,
+            None => TestServer::on(database, configure).await,
+        };
+        Self {
+            engine: self.engine,
+            partitions: self.partitions,
             client: server.client(),
             server,
         }
@@ -237,6 +263,65 @@ impl Contract {
         stream
     }
 
+    /// A read model once it has come to a version.
+    pub async fn read_model(&self, id: Uuid, min_version: i64) -> Value {
+        let query = format!(
+            "query($id: UUID!, $min: Int) {{ readModel(aggregateId: $id, minVersion: $min, waitMs: 20000) {{ {READ_MODEL} }} }}"
+        );
+        let variables = json!({ "id": id, "min": min_version });
+        self.ask(&query, variables).await["readModel"].take()
+    }
+
+    /// A read model as it is.
+    pub async fn present_model(&self, id: Uuid) -> Value {
+        let query =
+            format!("query($id: UUID!) {{ readModel(aggregateId: $id) {{ {READ_MODEL} }} }}");
+        self.ask(&query, json!({ "id": id })).await["readModel"].take()
+    }
+
+    /// Every read model, the oldest first.
+    pub async fn all_models(&self) -> Vec<Value> {
+        let query = format!(
+            "{{ readModels(orderBy: CREATED_OLDEST_FIRST, first: 1000) {{ nodes {{ {READ_MODEL} }} }} }}"
+        );
+        list(self.ask(&query, json!({})).await["readModels"]["nodes"].take())
+    }
+
+    /// How far the projection is.
+    pub async fn projection(&self) -> Value {
+        let query = "{ projection { lagEvents lagMs faulted } }";
+        self.ask(query, json!({})).await["projection"].take()
+    }
+
+    /// Waits until every event was looked at.
+    pub async fn projected(&self) {
+        let wait = async {
+            while self.projection().await["lagEvents"] != 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, wait)
+            .await
+            .expect("everything is projected in the end");
+    }
+
+    /// Writes a read model from outside: the payload.
+    pub async fn update_model(&self, input: Value) -> Value {
+        self.ask(&update_model(), json!({ "input": input })).await["updateReadModel"].take()
+    }
+
+    pub async fn update_is_refused(&self, input: Value) -> Failure {
+        self.refused(&update_model(), json!({ "input": input }))
+            .await
+    }
+
+    /// Folds read models anew: how many.
+    pub async fn rebuild(&self, input: Value) -> i64 {
+        let query = "mutation($input: RebuildReadModelsInput!) { rebuildReadModels(input: $input) { count } }";
+        let data = self.ask(query, json!({ "input": input })).await;
+        data["rebuildReadModels"]["count"].as_i64().unwrap()
+    }
+
     /// The newest place in the log of events.
     pub async fn newest_place(&self) -> String {
         let query = "{ events(first: 1000) { pageInfo { endCursor hasNextPage } } }";
@@ -330,6 +415,12 @@ pub fn by_id(mut events: Vec<Value>) -> Vec<Value> {
 fn append_event() -> String {
     format!(
         "mutation($input: AppendEventInput!) {{ appendEvent(input: $input) {{ duplicate event {{ {EVENT} }} }} }}"
+    )
+}
+
+fn update_model() -> String {
+    format!(
+        "mutation($input: UpdateReadModelInput!) {{ updateReadModel(input: $input) {{ updated readModel {{ {READ_MODEL} }} }} }}"
     )
 }
 

@@ -5,6 +5,7 @@ mod hang_up;
 mod kill;
 mod kill_commands;
 mod outage;
+mod projection;
 mod servers;
 mod silence;
 mod stop;

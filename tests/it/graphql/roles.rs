@@ -19,7 +19,7 @@ async fn guarded() -> TestServer {
 }
 
 /// Each query that there is.
-const QUERIES: [&str; 8] = [
+const QUERIES: [&str; 11] = [
     "{ aggregateId(key: \"a\") }",
     "{ event(id: \"0192d3f0-1111-7222-8333-444455556666\") { id } }",
     "{ events { nodes { id } } }",
@@ -27,6 +27,9 @@ const QUERIES: [&str; 8] = [
     "{ aggregates { nodes { id } } }",
     "{ stream(name: \"a\") { name } }",
     "{ streams { nodes { name } } }",
+    "{ readModel(aggregateId: \"0192d3f0-1111-7222-8333-444455556666\") { version } }",
+    "{ readModels { nodes { version } } }",
+    "{ projection { lagEvents } }",
     "{ server { version headCursor } }",
 ];
 
@@ -50,13 +53,21 @@ fn mutations() -> Vec<(&'static str, Value)> {
             "mutation($input: AppendToStreamInput!) { appendToStream(input: $input) { duplicate } }",
             json!({ "streamName": "a", "eventId": Uuid::new_v4(), "type": "x", "data": {} }),
         ),
+        (
+            "mutation($input: UpdateReadModelInput!) { updateReadModel(input: $input) { updated } }",
+            json!({ "aggregateId": Uuid::new_v4(), "aggregateType": "user", "version": 1, "data": {} }),
+        ),
     ]
 }
 
-/// Each subscription that there is; a place above the newest one makes it answer at once.
-const SUBSCRIPTIONS: [&str; 2] = [
+/// What changes how the server works.
+const REBUILD: &str = "mutation { rebuildReadModels(input: {}) { count } }";
+
+/// Each subscription that there is; a place that there is not makes it answer at once.
+const SUBSCRIPTIONS: [&str; 3] = [
     "subscription { streamEntries(streamName: \"nothing\", after: 1) { position } }",
     "subscription { events(progress: true) { cursor } }",
+    "subscription { readModels(after: \"nowhere\") { cursor } }",
 ];
 
 /// What came of an operation: the code of its error, or none.
@@ -82,10 +93,9 @@ async fn over_websocket(client: &Client, query: &str, variables: Value) -> Optio
     }
 }
 
-/// How many events, aggregates and streams there are.
+/// How many events, aggregates, read models and streams there are.
 async fn stored(client: &Client) -> Value {
-    let query =
-        "{ events { nodes { id } } aggregates { nodes { id } } streams { nodes { name } } }";
+    let query = "{ events { nodes { id } } aggregates { nodes { id } } readModels { nodes { version } } streams { nodes { name } } }";
     client.query(query, json!({})).await.unwrap()
 }
 
@@ -153,6 +163,22 @@ async fn writers_and_admins_may_write() {
 }
 
 #[tokio::test]
+async fn only_admins_may_rebuild() {
+    let server = guarded().await;
+    for (token, expected) in [
+        ("reader", Some("FORBIDDEN")),
+        ("writer", Some("FORBIDDEN")),
+        ("boss", None),
+    ] {
+        let client = server.client().with_token(token);
+        let code = over_http(&client, REBUILD, json!({})).await;
+        assert_eq!(code.as_deref(), expected, "{token}");
+        let code = over_websocket(&client, REBUILD, json!({})).await;
+        assert_eq!(code.as_deref(), expected, "{token}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_may_do_anything() {
     let server = guarded().await;
     let reader = server.client().with_token("reader");
@@ -160,6 +186,7 @@ async fn nobody_may_do_anything() {
     let mut operations = mutations();
     operations.extend(QUERIES.map(|query| (query, json!({}))));
     operations.extend(SUBSCRIPTIONS.map(|query| (query, json!({}))));
+    operations.push((REBUILD, json!({})));
     operations.push(("{ __typename }", json!({})));
     operations.push(("{ __schema { types { name } } }", json!({})));
     for client in [server.client(), server.client().with_token("nobody")] {
