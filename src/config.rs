@@ -329,6 +329,9 @@ mod tests {
         assert_eq!(config.listen.address.to_string(), "127.0.0.1:8080");
         assert_eq!(config.limits.max_request_bytes, 16 << 20);
         assert_eq!(config.limits.send_timeout, Duration::from_secs(60));
+        assert_eq!(config.commands.state_cache_bytes, 64 << 20);
+        assert_eq!(config.commands.attempts, 8);
+        assert_eq!(config.commands.retry_delay, Duration::from_secs(1));
     }
 
     #[test]
@@ -380,8 +383,10 @@ mod tests {
         config.database.partitions = Some(3);
         config.limits.max_depth = 0;
         config.limits.keep_alive = Duration::ZERO;
+        config.commands.attempts = 0;
+        config.commands.retry_delay = Duration::ZERO;
         let problems = config.check().unwrap_err().problems;
-        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems.len(), 5, "{problems:?}");
         assert!(problems[0].starts_with("--partitions"));
     }
 

@@ -24,6 +24,7 @@ use crate::server::TestServer;
 use crate::sql::{HeldSnapshot, Sql};
 use crate::work::{
     FRESH_ID, KNOWN_AGGREGATES, KNOWN_EVENTS, Work, append_event, append_events, append_to_stream,
+    execute_command,
 };
 
 mod http_load;
@@ -49,7 +50,7 @@ const ENTRIES_A_SECOND: u32 = 10;
 const DUMPED_EVENTS: u64 = 300_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 9] = [
+const SCENARIOS: [(&str, &str); 10] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -57,6 +58,10 @@ const SCENARIOS: [(&str, &str); 9] = [
     (
         "hot",
         "the same on one aggregate, and appendToStream on one stream",
+    ),
+    (
+        "commands",
+        "executeCommand on fresh aggregates at 64 connections, beside appendEvent",
     ),
     (
         "batch",
@@ -143,7 +148,7 @@ impl Options {
     fn has(&self, scenario: &str) -> bool {
         // Others are measured against appends on fresh aggregates.
         let is_base = scenario == "append"
-            && ["hot", "snapshot", "sqlite"]
+            && ["hot", "commands", "snapshot", "sqlite"]
                 .iter()
                 .any(|name| self.names(name));
         self.scenarios.is_empty() || self.names(scenario) || is_base
@@ -195,12 +200,15 @@ impl Bench {
     }
 
     fn run_round(&mut self, options: &Options) {
-        let on_postgres = ["append", "hot", "batch", "read", "single", "snapshot"];
+        let on_postgres = [
+            "append", "hot", "commands", "batch", "read", "single", "snapshot",
+        ];
         if on_postgres.iter().any(|scenario| options.has(scenario)) {
             let server = TestServer::start(&self.database.url);
             let pieces = [
                 ("append", Bench::append as fn(&mut Bench, &TestServer)),
                 ("hot", Bench::hot),
+                ("commands", Bench::commands),
                 ("batch", Bench::batch),
                 ("read", Bench::read),
                 ("single", Bench::single),
@@ -239,6 +247,10 @@ impl Bench {
             &append_event(&aggregate_id),
         );
         self.measure("one stream", server, CONNECTIONS, &append_to_stream("hot"));
+    }
+
+    fn commands(&mut self, server: &TestServer) {
+        self.measure("commands", server, CONNECTIONS, &execute_command(FRESH_ID));
     }
 
     fn batch(&mut self, server: &TestServer) {

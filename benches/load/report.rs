@@ -164,6 +164,13 @@ impl Results {
                 "at least 0.8 ×",
             ),
             self.rates(
+                "executeCommand, fresh aggregates, 64",
+                "commands",
+                "append",
+                0.7,
+                "at least 0.7 ×",
+            ),
+            self.rates(
                 "appendEvents, 100 a call, 16",
                 "hundred",
                 "pgbench insert",

@@ -57,6 +57,20 @@ pub fn append_event(aggregate_id: &str) -> Work {
     }
 }
 
+/// `executeCommand` on this aggregate, or on a fresh one each time, with the data that [`append_event`] appends.
+pub fn execute_command(aggregate_id: &str) -> Work {
+    let data: Value = serde_json::from_str(&event_data()).expect("it is JSON");
+    Work {
+        query: "mutation Execute($input: CreateCommandInput!) \
+                { executeCommand(input: $input) { command { id status } events { id version } } }",
+        variables: json!({ "input": { "aggregateId": aggregate_id, "type": "create_user", "data": data } }),
+        is_right: |data| {
+            let executed = &data["executeCommand"];
+            executed["command"]["status"] == "PROCESSED" && executed["events"][0]["version"] == 1
+        },
+    }
+}
+
 /// `appendEvents` with so many events for one aggregate.
 pub fn append_events(aggregate_id: &str, count: usize) -> Work {
     let events: Vec<Value> = (0..count).map(|_| event(aggregate_id)).collect();

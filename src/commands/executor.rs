@@ -153,6 +153,7 @@ impl Executor {
                 let known = known.ok_or(CommandError::NotThere { id: command.id })?;
                 Ok(self.settle(known, deadline).await?.executed)
             }
+            Err(fault @ CommandError::Faulted { .. }) => self.known_or(fault, &command).await,
             Err(error) => Err(error),
         }
     }
@@ -218,7 +219,7 @@ impl Executor {
         }
     }
 
-    /// A repeat of a command that the domain took once gets its first outcome, whatever the domain takes now.
+    /// A repeat of a command that was taken once gets its first outcome, whatever the domain says to it now.
     async fn known_or(
         &self,
         refusal: CommandError,

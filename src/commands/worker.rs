@@ -5,9 +5,10 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Executor;
+use super::{CommandError, Executor};
 use crate::{
     domain::{AggregateId, Command, CommandStatus, Partition},
     store::{Store, StoreError},
@@ -68,6 +69,7 @@ impl Worker {
         }
         let mut ticks = interval(POLL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_failing = false;
         loop {
             let is_idle = self.partitions().is_empty();
             tokio::select! {
@@ -76,14 +78,18 @@ impl Worker {
                 _ = ticks.tick(), if !is_idle => {}
             }
             let working = self.partitions();
-            match self.store.partitions_with_due_commands(&working).await {
+            let due = self.store.partitions_with_due_commands(&working).await;
+            let was_failing = mem::replace(&mut is_failing, due.is_err());
+            match due {
                 Ok(due) => {
                     for partition in due {
                         self.tail.command_bell().wake_worker(partition);
                     }
                 }
                 Err(error) => {
-                    log(&error);
+                    if !was_failing {
+                        log(&error);
+                    }
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = sleep(PAUSE_AFTER_FAULT) => {}
@@ -106,20 +112,24 @@ impl Worker {
         if due.is_empty() {
             return Ok(false);
         }
-        let trouble = AtomicBool::new(false);
+        let trouble = OnceLock::new();
         stream::iter(by_aggregate(due))
             .for_each_concurrent(AGGREGATES_AT_ONCE, |commands| {
                 self.process(commands, &trouble)
             })
             .await;
-        if trouble.load(Ordering::Relaxed) {
+        if let Some(error) = trouble.get() {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "a pending command cannot be processed; trying again"
+            );
             sleep(PAUSE_AFTER_FAULT).await;
         }
         Ok(true)
     }
 
     /// Processes the commands of one aggregate, one after another. One that is put off holds back those behind it.
-    async fn process(&self, commands: Vec<Command>, trouble: &AtomicBool) {
+    async fn process(&self, commands: Vec<Command>, trouble: &OnceLock<CommandError>) {
         for command in commands {
             match self.executor.process_due(command).await {
                 Ok(processed) if processed.executed.command.status == CommandStatus::Pending => {
@@ -127,11 +137,8 @@ impl Worker {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a pending command cannot be processed; trying again"
-                    );
-                    trouble.store(true, Ordering::Relaxed);
+                    // One of many that have the same cause.
+                    let _ = trouble.set(error);
                     return;
                 }
             }
@@ -155,11 +162,16 @@ impl Worker {
     }
 
     async fn run(&self, partition: Partition) {
+        let mut is_failing = false;
         loop {
-            if let Err(error) = self.work_and_wait(partition).await {
-                log(&error);
+            let worked = self.work_and_wait(partition).await;
+            if let Err(error) = &worked {
+                if !is_failing {
+                    log(error);
+                }
                 sleep(PAUSE_AFTER_FAULT).await;
             }
+            is_failing = worked.is_err();
         }
     }
 }

@@ -11,6 +11,9 @@ Query.event(id: UUID!): Event
 Query.events(filter: EventFilter, order: Order! = OLDEST_FIRST, first: Int! = 100, after: String): EventConnection!
 Query.aggregate(id: UUID!): Aggregate
 Query.aggregates(types: [String!], order: Order! = OLDEST_FIRST, first: Int! = 100, after: String): AggregateConnection!
+Query.command(id: UUID!): Command
+Query.commands(statuses: [CommandStatus!], types: [String!], order: Order! = OLDEST_FIRST, first: Int! = 100, after: String): CommandConnection!
+Query.commandTypes: [CommandType!]!
 Query.stream(name: String!): Stream
 Query.streams(first: Int! = 100, after: String): StreamConnection!
 Query.readModel(aggregateId: UUID!, minVersion: Int, waitMs: Int! = 2000): ReadModel
@@ -20,12 +23,16 @@ Query.server: Server!
 Mutation.createAggregate(input: CreateAggregateInput!): CreateAggregatePayload!
 Mutation.appendEvent(input: AppendEventInput!): AppendEventPayload!
 Mutation.appendEvents(input: AppendEventsInput!): AppendEventsPayload!
+Mutation.createCommand(input: CreateCommandInput!): CreateCommandPayload!
+Mutation.processCommand(input: ProcessCommandInput!): ProcessCommandPayload!
+Mutation.executeCommand(input: CreateCommandInput!): ExecuteCommandPayload!
 Mutation.appendToStream(input: AppendToStreamInput!): AppendToStreamPayload!
 Mutation.updateReadModel(input: UpdateReadModelInput!): UpdateReadModelPayload!
 Mutation.rebuildReadModels(input: RebuildReadModelsInput!): RebuildReadModelsPayload!
 Subscription.readModels(aggregateId: UUID, filter: ReadModelFilter, after: String): ReadModelChange!
 Subscription.streamEntries(streamName: String!, after: Long): StreamEntry!
 Subscription.events(filter: EventFilter, after: String, progress: Boolean! = false): EventUpdate!
+Subscription.command(id: UUID!): Command!
 Event.id: UUID!
 Event.type: String!
 Event.data: JSON!
@@ -77,6 +84,23 @@ RebuildReadModelsInput.aggregateType: String
 RebuildReadModelsPayload.count: Long!
 Aggregate.events(afterVersion: Int, first: Int! = 100, order: Order! = OLDEST_FIRST): [Event!]!
 Aggregate.state(atVersion: Int, at: DateTime): JSON
+Aggregate.commands(first: Int! = 20, after: String): CommandConnection!
+Command.id: UUID!
+Command.type: String!
+Command.data: JSON!
+Command.aggregateId: UUID!
+Command.status: CommandStatus!
+Command.reason: String
+Command.attempts: Int!
+Command.createdAt: DateTime!
+Command.notBefore: DateTime
+Command.processedAt: DateTime
+Command.events: [Event!]!
+Command.aggregate: Aggregate
+CommandType.name: String!
+CommandType.aggregateType: String!
+CommandType.eventTypes: [String!]!
+CommandType.dataSchema: JSON
 EventFilter.aggregateId: UUID
 EventFilter.aggregateTypes: [String!]
 EventFilter.eventTypes: [String!]
@@ -108,6 +132,13 @@ AppendEventInput.data: JSON!
 AppendEventInput.metadata: JSON
 AppendEventInput.expectedVersion: Int
 AppendEventsInput.events: [AppendEventInput!]!
+CreateCommandInput.id: UUID
+CreateCommandInput.aggregateId: UUID!
+CreateCommandInput.type: String!
+CreateCommandInput.data: JSON!
+CreateCommandInput.metadata: JSON
+CreateCommandInput.notBefore: DateTime
+ProcessCommandInput.id: UUID!
 AppendToStreamInput.streamName: String!
 AppendToStreamInput.eventId: UUID!
 AppendToStreamInput.type: String!
@@ -118,6 +149,11 @@ CreateAggregatePayload.created: Boolean!
 AppendEventPayload.event: Event!
 AppendEventPayload.duplicate: Boolean!
 AppendEventsPayload.events: [Event!]!
+CreateCommandPayload.command: Command!
+ProcessCommandPayload.command: Command
+ProcessCommandPayload.processed: Boolean!
+ExecuteCommandPayload.command: Command!
+ExecuteCommandPayload.events: [Event!]!
 AppendToStreamPayload.entry: StreamEntry!
 AppendToStreamPayload.duplicate: Boolean!
 EventConnection.edges: [EventEdge!]!
@@ -130,6 +166,11 @@ AggregateConnection.nodes: [Aggregate!]!
 AggregateConnection.pageInfo: PageInfo!
 AggregateEdge.cursor: String!
 AggregateEdge.node: Aggregate!
+CommandConnection.edges: [CommandEdge!]!
+CommandConnection.nodes: [Command!]!
+CommandConnection.pageInfo: PageInfo!
+CommandEdge.cursor: String!
+CommandEdge.node: Command!
 StreamConnection.edges: [StreamEdge!]!
 StreamConnection.nodes: [Stream!]!
 StreamConnection.pageInfo: PageInfo!
@@ -200,6 +241,10 @@ fn the_schema_holds_what_is_promised() {
         "ReadModelOrder.CREATED_OLDEST_FIRST",
         "ReadModelOrder.UPDATED_NEWEST_FIRST",
         "ReadModelOrder.UPDATED_OLDEST_FIRST",
+        "CommandStatus.PENDING",
+        "CommandStatus.PROCESSED",
+        "CommandStatus.REJECTED",
+        "CommandStatus.FAILED",
     ] {
         assert!(fields.contains_key(value), "{value}");
     }

@@ -1,11 +1,14 @@
 //! What a batch of the appender comes to, which forms by chance: commands of every kind beside each other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tidings::app::App;
 use tidings::domain::append::{AppendRequest, AppendedEvent, Outcome, Refusal};
 use tidings::domain::{
-    AggregateId, AggregateType, CommandId, CommandStatus, CommandStep, CommandType, EventId,
-    EventType, ExpectedVersion, Json, NewCommand, NewEvent, Partition, Version,
+    AggregateId, AggregateType, Clock, CommandId, CommandStatus, CommandStep, CommandType, Domain,
+    EventId, EventType, ExpectedVersion, Json, NewCommand, NewEvent, Partition, Timestamp, Version,
 };
 use uuid::Uuid;
 
@@ -73,7 +76,7 @@ impl Request {
             aggregate_type: aggregate_type.clone(),
             event_type: EventType::new("happened").unwrap(),
             data: Json::empty_object(),
-            metadata: Json::empty_object(),
+            metadata: Json::stored(format!(r#"{{"commandId":"{}"}}"#, self.command)),
             expected_version: if index == 0 {
                 expected_version
             } else {
@@ -223,4 +226,57 @@ fn describe(outcome: &Outcome<AppendedEvent>) -> String {
         }) => format!("conflict: {actual}, not {expected}"),
         Outcome::Refused(refusal) => refusal.to_string(),
     }
+}
+
+/// A clock that is set back.
+#[derive(Default)]
+struct SetBack {
+    is_set_back: AtomicBool,
+}
+
+impl Clock for SetBack {
+    fn now(&self) -> Timestamp {
+        let hours = if self.is_set_back.load(Ordering::SeqCst) {
+            1
+        } else {
+            2
+        };
+        Timestamp::from_micros(1_700_000_000_000_000).after(Duration::from_secs(3600 * hours))
+    }
+
+    fn new_id(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+}
+
+#[tokio::test]
+async fn pending_commands_keep_their_order_though_the_clock_is_set_back() {
+    let database = Database::make(Engine::Sqlite);
+    let config = database.config();
+    let clock = Arc::new(SetBack::default());
+    let app = App::start_domain(&config, clock.clone(), Arc::new(Domain::guide()))
+        .await
+        .unwrap();
+    let aggregate_id = AggregateId(Uuid::new_v4());
+    let mut made = Vec::new();
+    for is_set_back in [false, true, true] {
+        clock.is_set_back.store(is_set_back, Ordering::SeqCst);
+        let command = NewCommand {
+            // The order of the ids is the other way round.
+            id: CommandId(Uuid::from_u128(100 - made.len() as u128)),
+            id_is_given: true,
+            aggregate_id,
+            command_type: CommandType::new("delete_user").unwrap(),
+            data: Json::empty_object(),
+            metadata: Json::empty_object(),
+            not_before: Timestamp::parse("2999-01-01T00:00:00Z"),
+        };
+        made.push(app.executor().create(command).await.unwrap());
+    }
+    let instants: Vec<Timestamp> = made.iter().map(|command| command.created_at).collect();
+    assert!(
+        instants.is_sorted_by(|one, next| one < next),
+        "{instants:?}"
+    );
+    app.stop().await;
 }

@@ -182,6 +182,9 @@ async fn a_state_that_cannot_be_folded_fails_pending_commands_and_refuses_others
     .await;
     let client = server.client();
     let machine = Uuid::new_v4();
+    let mut before = run(machine);
+    before["id"] = json!(Uuid::new_v4());
+    let first = execute(&client, before.clone()).await.unwrap();
     append(&client, machine, "machine", "jammed", json!({})).await;
     let created = create(&client, run(machine)).await;
     let failed = until_settled(&client, &created["id"]).await;
@@ -189,6 +192,8 @@ async fn a_state_that_cannot_be_folded_fails_pending_commands_and_refuses_others
     assert!(failed["reason"].as_str().unwrap().contains("jammed"));
     let failure = execute(&client, run(machine)).await.unwrap_err();
     assert_eq!(failure.code(), "INTERNAL", "{failure:?}");
+    // What was done before is told as before.
+    assert_eq!(execute(&client, before).await.unwrap(), first);
 }
 
 /// More events than one statement reads of an aggregate, and more bytes than one statement reads at all.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::with;
 use crate::support::in_process::{Database, Engine, TestServer};
 
-/// A server with 100 aggregates of two events each, and 100 streams of two entries that lead to events.
+/// A server with 100 aggregates of three events each, the last of them caused by a command, and 100 streams of two entries that lead to events.
 async fn filled(engine: Engine, partitions: u8) -> TestServer {
     let database = Arc::new(Database::make(engine));
     let server = TestServer::on(database, |config| {
@@ -45,6 +45,16 @@ async fn filled(engine: Engine, partitions: u8) -> TestServer {
             .query(query, json!({ "a": one, "b": other }))
             .await
             .unwrap();
+    }
+    for (_, aggregate) in &ids {
+        let query = "mutation($input: CreateCommandInput!) { executeCommand(input: $input) { command { status } } }";
+        let input =
+            json!({ "aggregateId": aggregate, "type": "update_user", "data": { "email": "a" } });
+        let data = client
+            .query(query, json!({ "input": input }))
+            .await
+            .unwrap();
+        assert_eq!(data["executeCommand"]["command"]["status"], "PROCESSED");
     }
     // The read models of all of them, which nobody else brings up to date here.
     let query = "mutation { rebuildReadModels(input: {}) { count } }";
@@ -93,6 +103,14 @@ const LISTS: [(&str, u64); 9] = [
     ),
     (
         "query($first: Int!) { readModels(first: $first) { nodes { data aggregate { id readModel { version } } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { commands(first: $first) { nodes { id events { id } aggregate { id } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { aggregates(first: $first) { nodes { id commands(first: 5) { nodes { id events { id } } } } } }",
         3,
     ),
     (

@@ -108,6 +108,8 @@ DECLARE
     v_known_status text[];
     v_settles boolean := false;
     v_records boolean := false;
+    v_leaves_pending boolean := false;
+    v_pending_since timestamptz;
 
     v_request int;
     v_request_start int;
@@ -165,8 +167,18 @@ BEGIN
                 v_settles := true;
             ELSE
                 v_records := true;
+                v_leaves_pending := v_leaves_pending OR p_command_status[v_ord] = 'PENDING';
             END IF;
         END LOOP;
+        IF v_leaves_pending THEN
+            -- Pending commands are processed in the order of their creation, also where the clock was set back.
+            SELECT k.created_at + interval '1 microsecond' INTO v_pending_since
+            FROM commands k
+            WHERE k.partition_no = p_partition_no AND k.status BETWEEN 'PENDING' AND 'PENDING'
+            ORDER BY k.status DESC, k.created_at DESC, k.id DESC
+            LIMIT 1;
+            created_at := greatest(created_at, v_pending_since);
+        END IF;
         IF true = ANY (p_check_command) THEN
             FOR v_found IN
                 SELECT b.ord, c.status

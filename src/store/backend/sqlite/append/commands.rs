@@ -1,7 +1,8 @@
 //! Recording and settling commands on SQLite, in the transaction of their events. Floor 2.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
+use chrono::{DateTime, Utc};
 use sea_orm::sqlx::{self, Row, SqliteConnection};
 use uuid::Uuid;
 
@@ -79,6 +80,32 @@ pub(super) async fn known(
         .into_iter()
         .map(|(id, status)| Ok((id, rows::command_status(&status)?)))
         .collect()
+}
+
+/// The instant of a batch: where it leaves commands pending, after the newest one that is. They are processed in the order of
+/// their creation, also where the clock was set back.
+pub(super) async fn after_pending(
+    connection: &mut SqliteConnection,
+    partition: Partition,
+    requests: &[&AppendRequest],
+    now: Timestamp,
+) -> Result<Timestamp, StoreError> {
+    let leaves_pending = requests
+        .iter()
+        .filter_map(|request| request.command.as_ref())
+        .any(|step| step.status == CommandStatus::Pending);
+    if !leaves_pending {
+        return Ok(now);
+    }
+    let sql = "SELECT created_at FROM commands WHERE partition_no = $1 AND status = 'PENDING' \
+               ORDER BY created_at DESC, id DESC LIMIT 1";
+    let newest = sqlx::query_scalar::<_, DateTime<Utc>>(sql)
+        .bind(partition.number())
+        .fetch_optional(connection)
+        .await
+        .map_err(while_running)?;
+    let next = |newest: DateTime<Utc>| Timestamp::from(newest).after(Duration::from_micros(1));
+    Ok(newest.map_or(now, |newest| now.max(next(newest))))
 }
 
 /// Writes what has become of commands.

@@ -58,6 +58,7 @@ pub(crate) async fn append(
     now: Timestamp,
 ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
     let (head, created_at) = head(connection, HEAD, partition, now).await?;
+    let created_at = commands::after_pending(connection, partition, requests, created_at).await?;
     let mut facts = Facts {
         events: known_events(connection, partition, requests).await?,
         aggregates: known_aggregates(connection, partition, requests).await?,
