@@ -348,7 +348,6 @@ impl CommandQuery {
 
     /// Commands in the order in which they were made.
     #[graphql(complexity = "list_cost(first, child_complexity)")]
-    #[expect(clippy::too_many_arguments, reason = "they are the field's own")]
     async fn commands(
         &self,
         ctx: &Context<'_>,

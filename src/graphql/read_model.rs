@@ -167,6 +167,7 @@ impl ReadModelFilterInput {
 }
 
 /// By what a list of read models is ordered.
+#[expect(clippy::enum_variant_names, reason = "they are the names of the API")]
 #[derive(Clone, Copy, Debug, Enum, PartialEq, Eq)]
 pub enum ReadModelOrder {
     /// By createdAt, the newest first.

@@ -38,7 +38,7 @@ impl ReadModelChange {
         Self {
             cursor: Cursor::Changes(step.place).encode(store.database_id(), store.partitions()),
             aggregate_id: UuidScalar(model.aggregate_id.0),
-            read_model: passes.then(|| Node(ReadModelObject(model))),
+            read_model: passes.then_some(Node(ReadModelObject(model))),
         }
     }
 }

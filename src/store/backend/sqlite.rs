@@ -441,7 +441,7 @@ impl Backend for Sqlite {
     }
 
     fn now(&self, now: Timestamp) -> SimpleExpr {
-        Expr::val(now.to_utc()).into()
+        Expr::val(now.to_utc())
     }
 
     async fn save_rebuilt(

@@ -254,7 +254,7 @@ async fn pending_commands_keep_their_order_though_the_clock_is_set_back() {
     let database = Database::make(Engine::Sqlite);
     let config = database.config();
     let clock = Arc::new(SetBack::default());
-    let app = App::start_domain(&config, clock.clone(), Arc::new(Domain::guide()))
+    let app = App::start_with(&config, Domain::guide(), clock.clone())
         .await
         .unwrap();
     let aggregate_id = AggregateId(Uuid::new_v4());

@@ -58,7 +58,7 @@ async fn a_command_and_its_events_are_stored_together(contract: Contract) {
         (&stored["type"], &stored["version"]),
         (&json!("user"), &json!(1))
     );
-    assert_eq!(contract.all_events().await, [event.clone()]);
+    assert_eq!(contract.all_events().await, std::slice::from_ref(event));
 }
 
 async fn a_rejection_is_data_and_is_stored(contract: Contract) {

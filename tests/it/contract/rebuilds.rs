@@ -182,11 +182,11 @@ async fn a_rebuild_goes_on_beside_appends_and_reads(contract: Contract) {
     };
     let rebuilding = async {
         let mut rebuilt = 0;
-        for round in 0..12 {
+        for (round, id) in ids.iter().enumerate() {
             let scope = match round % 3 {
                 0 => json!({}),
                 1 => json!({ "aggregateType": TYPE }),
-                _ => json!({ "aggregateId": ids[round] }),
+                _ => json!({ "aggregateId": id }),
             };
             let query = "mutation($input: RebuildReadModelsInput!) { rebuildReadModels(input: $input) { count } }";
             // The aggregate may not be there yet.

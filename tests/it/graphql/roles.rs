@@ -19,7 +19,7 @@ async fn guarded() -> TestServer {
 }
 
 /// Each query that there is.
-const QUERIES: [&str; 11] = [
+const QUERIES: [&str; 14] = [
     "{ aggregateId(key: \"a\") }",
     "{ event(id: \"0192d3f0-1111-7222-8333-444455556666\") { id } }",
     "{ events { nodes { id } } }",

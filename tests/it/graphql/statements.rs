@@ -76,7 +76,7 @@ async fn statements(server: &TestServer, query: &str, first: usize) -> (u64, usi
 }
 
 /// Lists, and how many statements are enough for them on one partition: what must not grow with the list.
-const LISTS: [(&str, u64); 9] = [
+const LISTS: [(&str, u64); 11] = [
     (
         "query($first: Int!) { events(first: $first) { nodes { id } } }",
         2,

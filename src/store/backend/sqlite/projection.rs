@@ -475,10 +475,8 @@ pub(super) fn contained_texts(column: &'static str, contained: &Json) -> Vec<Sim
         .filter_map(|(key, value)| {
             let text = value.as_str()?;
             let path = format!("$.\"{key}\"");
-            let held = Expr::cust_with_exprs(
-                "json_extract(?, ?)",
-                [Expr::col(column).into(), Expr::val(path).into()],
-            );
+            let held =
+                Expr::cust_with_exprs("json_extract(?, ?)", [Expr::col(column), Expr::val(path)]);
             Some(held.eq(text))
         })
         .collect()
