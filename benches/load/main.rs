@@ -32,6 +32,7 @@ mod measure;
 mod pgbench;
 #[path = "../../tests/it/support/postgres.rs"]
 mod postgres;
+mod projection;
 mod report;
 #[path = "../../tests/it/support/server.rs"]
 mod server;
@@ -48,6 +49,8 @@ const SUBSCRIBERS: usize = 1000;
 const ENTRIES_A_SECOND: u32 = 10;
 /// What pg_dump has to get through.
 const DUMPED_EVENTS: u64 = 300_000;
+/// What is folded anew.
+const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
 const SCENARIOS: [(&str, &str); 10] = [
@@ -80,6 +83,10 @@ const SCENARIOS: [(&str, &str); 10] = [
     (
         "subscribers",
         "1,000 subscribers of one stream: latency and memory",
+    ),
+    (
+        "projection",
+        "read models: keeping up with appends, how soon one is visible, and folding a million events anew",
     ),
     (
         "idle",
@@ -227,9 +234,57 @@ impl Bench {
         if options.has("subscribers") {
             self.subscribers();
         }
+        if options.has("projection")
+            && let Err(error) = self.projection()
+        {
+            self.results.failures.push(format!("projection: {error}"));
+        }
         if options.has("idle") {
             self.idle();
         }
+    }
+
+    /// On a database of its own, so that a rebuild has just the events that are meant.
+    fn projection(&mut self) -> Result<(), String> {
+        let database = self.cluster.create_database();
+        let server = TestServer::start(&database.url);
+        let load = |connections| Load {
+            address: server.address(),
+            connections,
+            duration: self.duration.max(Duration::from_secs(10)),
+            server: server.pid(),
+            postgres: Some(self.cluster.pid()),
+        };
+        for (name, aggregate_type) in [("notes", projection::TYPE), ("users", "user")] {
+            Sql::connect(&database.url).execute("CHECKPOINT");
+            let run = projection::keep_up(&server, load(CONNECTIONS), aggregate_type)?;
+            eprintln!("  {:<24} {run:.1?}", format!("keeping up, {name}"));
+            self.results.keeping_up.push((name, run));
+        }
+        Sql::connect(&database.url).execute("CHECKPOINT");
+        let visible = projection::visible(server.address(), load(0).duration)?;
+        eprintln!("  {:<24} {visible:.2?}", "visible");
+        self.results.visible.push(visible);
+        stop(server);
+
+        let database = self.cluster.create_database();
+        let server = TestServer::start(&database.url);
+        let mut filled = 0;
+        for events in [REBUILT_EVENTS / 10, REBUILT_EVENTS] {
+            projection::fill(server.address(), events - filled)?;
+            filled = events;
+            projection::spoil(&database.url);
+            for is_spoilt in [true, false] {
+                let rebuilt = projection::rebuild(&database.url)?;
+                eprintln!(
+                    "  {:<24} {rebuilt:.1?}, all to be written: {is_spoilt}",
+                    "rebuild"
+                );
+                self.results.rebuilds.push((is_spoilt, rebuilt));
+            }
+        }
+        stop(server);
+        Ok(())
     }
 
     fn append(&mut self, server: &TestServer) {

@@ -39,16 +39,21 @@ pub struct Work {
     pub is_right: fn(&Value) -> bool,
 }
 
-fn event(aggregate_id: &str) -> Value {
+fn event(aggregate_type: &str, aggregate_id: &str) -> Value {
     let data: Value = serde_json::from_str(&event_data()).expect("it is JSON");
-    json!({ "aggregateId": aggregate_id, "aggregateType": "user", "type": "user_updated", "data": data })
+    json!({ "aggregateId": aggregate_id, "aggregateType": aggregate_type, "type": "user_updated", "data": data })
 }
 
 /// `appendEvent` to this aggregate, or to a fresh one each time.
 pub fn append_event(aggregate_id: &str) -> Work {
+    append_event_of("user", aggregate_id)
+}
+
+/// The same to an aggregate of another type.
+pub fn append_event_of(aggregate_type: &str, aggregate_id: &str) -> Work {
     Work {
-        query: "mutation Append($input: AppendEventInput!) { appendEvent(input: $input) { event { id version } } }",
-        variables: json!({ "input": event(aggregate_id) }),
+        query: "mutation Append($input: AppendEventInput!) { appendEvent(input: $input) { event { id version aggregateId } } }",
+        variables: json!({ "input": event(aggregate_type, aggregate_id) }),
         is_right: |data| {
             data["appendEvent"]["event"]["version"]
                 .as_u64()
@@ -73,7 +78,13 @@ pub fn execute_command(aggregate_id: &str) -> Work {
 
 /// `appendEvents` with so many events for one aggregate.
 pub fn append_events(aggregate_id: &str, count: usize) -> Work {
-    let events: Vec<Value> = (0..count).map(|_| event(aggregate_id)).collect();
+    append_events_of("user", aggregate_id, count)
+}
+
+/// The same for an aggregate of another type.
+pub fn append_events_of(aggregate_type: &str, aggregate_id: &str, count: usize) -> Work {
+    let event = event(aggregate_type, aggregate_id);
+    let events: Vec<Value> = (0..count).map(|_| event.clone()).collect();
     Work {
         query: "mutation Append($input: AppendEventsInput!) { appendEvents(input: $input) { events { id version } } }",
         variables: json!({ "input": { "events": events } }),

@@ -19,6 +19,7 @@ mod graphql;
 mod harness;
 mod http;
 mod readme;
+mod rebuild_command;
 mod sdl;
 mod subscriptions;
 mod support;
