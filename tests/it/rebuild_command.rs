@@ -80,14 +80,18 @@ async fn read_models_are_rebuilt_beside_a_server_on_postgres() {
         assert!(succeeded, "{out}{err}");
         let expected = format!("Read models folded again: {count} (from {events} events, in ");
         assert!(out.starts_with(&expected), "{out}");
-        assert!(err.contains(&format!("{events} events")), "lines where there is no terminal: {err}");
+        assert!(
+            err.contains(&format!("{events} events")),
+            "lines where there is no terminal: {err}"
+        );
         assert_eq!(right_ones().await, count);
     }
     // The server goes on with what it finds.
     let mut event = NewEvent::new(ids[0], json!({ "round": 3 }));
     event.aggregate_type = "note".to_owned();
     Append::Event(event).send_until_acknowledged(&client).await;
-    let query = "query($id: UUID!) { readModel(aggregateId: $id, minVersion: 4, waitMs: 20000) { data } }";
+    let query =
+        "query($id: UUID!) { readModel(aggregateId: $id, minVersion: 4, waitMs: 20000) { data } }";
     let found = client.query(query, json!({ "id": ids[0] })).await.unwrap();
     assert_eq!(found["readModel"]["data"], json!({ "round": 3 }));
 }
@@ -103,7 +107,10 @@ async fn read_models_of_a_file_are_rebuilt_while_no_server_has_it() {
     server.kill9();
     let (succeeded, out, err) = said(&rebuild(&database.url(), &[]));
     assert!(succeeded, "{err}");
-    assert!(out.starts_with("Read models folded again: 6 (from 18 events"), "{out}");
+    assert!(
+        out.starts_with("Read models folded again: 6 (from 18 events"),
+        "{out}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,13 +120,23 @@ async fn wrong_scopes_and_domains_are_refused() {
     server.kill9();
     let folder = tempfile::tempdir().unwrap();
     let domain = folder.path().join("domain.toml");
-    std::fs::write(&domain, "[aggregates.note.events.noted]\nstate = \"merge\"\n").unwrap();
+    std::fs::write(
+        &domain,
+        "[aggregates.note.events.noted]\nstate = \"merge\"\n",
+    )
+    .unwrap();
     let nobody = Uuid::new_v4().to_string();
     for (arguments, problem) in [
         (vec!["--aggregate", &nobody], "there is no aggregate"),
-        (vec!["--aggregate", "a", "--type", "b"], "cannot be used with"),
+        (
+            vec!["--aggregate", "a", "--type", "b"],
+            "cannot be used with",
+        ),
         (vec!["--type", ""], "must not be empty"),
-        (vec!["--domain", domain.to_str().unwrap()], "not the one in force"),
+        (
+            vec!["--domain", domain.to_str().unwrap()],
+            "not the one in force",
+        ),
         (vec!["--domain", "nowhere.toml"], "nowhere.toml"),
     ] {
         let (succeeded, out, err) = said(&rebuild(&database.url(), &arguments));

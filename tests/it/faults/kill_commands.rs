@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::support::client::{Failure, LIMIT};
+use crate::support::{
+    client::{Failure, LIMIT},
+    projected::StoredModels,
+};
 
 const ROUNDS: usize = 10;
-const ACKNOWLEDGED_BEFORE_A_KILL: usize = 300;
+const ACKNOWLEDGED_BEFORE_A_KILL: usize = 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_command_is_half_done_by_a_killed_server_on_sqlite() {
@@ -215,5 +218,31 @@ async fn kill_again_and_again(engine: Engine, partitions: u8) {
             "{told}, {command:?}: {given:?}"
         );
         assert!(["PROCESSED", "REJECTED"].contains(&command.status.as_str()));
+    }
+    StoredModels::read_settled(&database.url()).await;
+    let compared = assert_read_models_are_folds(&client).await;
+    assert!(compared > 0, "there are users");
+    println!("{compared} read models compared");
+}
+
+/// The read model of every aggregate is the fold of its events from the first one; answers how many there are.
+async fn assert_read_models_are_folds(client: &Client) -> usize {
+    let query = "query($after: String) { aggregates(first: 100, after: $after) { nodes { id version state readModel { version data fault } } pageInfo { hasNextPage endCursor } } }";
+    let (mut after, mut compared) = (json!(""), 0);
+    loop {
+        let page = client
+            .query(query, json!({ "after": after }))
+            .await
+            .unwrap();
+        let page = &page["aggregates"];
+        for aggregate in page["nodes"].as_array().unwrap() {
+            let folded = json!({ "version": aggregate["version"], "data": aggregate["state"], "fault": null });
+            assert_eq!(aggregate["readModel"], folded, "{aggregate}");
+            compared += 1;
+        }
+        if page["pageInfo"]["hasNextPage"] == false {
+            return compared;
+        }
+        after = page["pageInfo"]["endCursor"].clone();
     }
 }
