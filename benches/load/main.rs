@@ -53,7 +53,7 @@ const DUMPED_EVENTS: u64 = 300_000;
 const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 10] = [
+const SCENARIOS: [(&str, &str); 11] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
