@@ -82,7 +82,7 @@ pub(super) async fn run(config: Config, scope: RebuildScope) -> anyhow::Result<(
     let events = progress.done.load(Ordering::Relaxed);
     writeln!(
         io::stdout(),
-        "{count} read models were folded again, from {events} events, in {elapsed:.1} s."
+        "Read models folded again: {count} (from {events} events, in {elapsed:.1} s)"
     )
     .ok();
     Ok(())

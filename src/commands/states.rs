@@ -25,6 +25,15 @@ pub(super) struct Known {
     pub(super) aggregate_type: Option<AggregateType>,
 }
 
+impl Known {
+    /// Whether it is the state of an aggregate of this type, or of one that is not there yet.
+    fn is_a(&self, aggregate_type: &AggregateType) -> bool {
+        self.aggregate_type
+            .as_ref()
+            .is_none_or(|own| own == aggregate_type)
+    }
+}
+
 /// The states of a server.
 pub(super) struct States {
     domain: Arc<Domain>,
@@ -84,8 +93,12 @@ impl States {
                     reason: fault.to_string(),
                 }
             })?;
-            if page.is_last {
+            // Also what was read of a long one so far: whoever comes next goes on there. What was begun as another type is not
+            // the aggregate's state.
+            if known.is_a(aggregate_type) {
                 self.kept.insert(id, known.clone());
+            }
+            if page.is_last {
                 return Ok(known);
             }
         }

@@ -186,10 +186,11 @@ impl CommandFollower {
 impl Drop for CommandFollower {
     fn drop(&mut self) {
         let mut watched = self.watch.lock();
-        // Its own receiver is still there.
+        // Its own receiver goes under the lock: of two that end at once, the second sees that nobody is left.
+        self.settled = watch::channel(false).1;
         if watched
             .get(&self.id)
-            .is_some_and(|settled| settled.receiver_count() <= 1)
+            .is_some_and(|settled| settled.receiver_count() == 0)
         {
             watched.remove(&self.id);
         }

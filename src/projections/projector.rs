@@ -183,6 +183,11 @@ impl<'p> Projector<'p> {
                 folding.refuse(&mut batch).await?;
                 self.save_batch(&mut batch).await
             }
+            Ok(Attempt::Again) => {
+                // The fewer read models a batch has, the fewer can change until it is saved.
+                self.most = (count / 2).max(1);
+                Ok(Attempt::Again)
+            }
             saved => {
                 self.most = (self.most * 2).min(BATCH_EVENTS);
                 saved

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Projections;
 use crate::{
@@ -44,25 +44,12 @@ impl Projections {
         version: Version,
         limit: Duration,
     ) -> Result<Option<Arc<ReadModel>>, WaitError> {
-        let mut reached = Version::NONE;
-        match timeout(limit, self.wait_for(id, version, &mut reached)).await {
-            Ok(found) => found,
-            Err(_) => Err(WaitError::Behind { version: reached }),
-        }
-    }
-
-    async fn wait_for(
-        &self,
-        id: AggregateId,
-        version: Version,
-        reached: &mut Version,
-    ) -> Result<Option<Arc<ReadModel>>, WaitError> {
         let mut watch = self.tail.watch_read_model(id);
+        let deadline = Instant::now() + limit;
+        // What is there already is answered whatever the limit is: that is for waiting, not for reading.
+        let mut model = watch.next().await?;
         loop {
-            let model = watch.next().await?;
-            if let Some(model) = &model {
-                *reached = model.version;
-            }
+            let reached = model.as_ref().map_or(Version::NONE, |model| model.version);
             match model {
                 Some(model) if model.version >= version => {
                     return Ok(model.is_there().then_some(model));
@@ -80,6 +67,10 @@ impl Projections {
                 }
                 _ => {}
             }
+            model = match timeout_at(deadline, watch.next()).await {
+                Ok(model) => model?,
+                Err(_) => return Err(WaitError::Behind { version: reached }),
+            };
         }
     }
 }

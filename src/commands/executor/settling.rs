@@ -257,7 +257,10 @@ impl Executor {
             let (id, aggregate_id) = (command.id, command.aggregate_id);
             match self.end(id, aggregate_id, outcome, deadline).await {
                 Ok((outcome, appended)) => {
-                    return Ok(not_processed(settled(command, outcome, &appended)));
+                    return Ok(Processed {
+                        processed: true,
+                        ..not_processed(settled(command, outcome, &appended))
+                    });
                 }
                 Err(CommandError::Append(AppendError::Refused(_))) => {}
                 Err(error) => return Err(error),
