@@ -211,7 +211,7 @@ impl Bench {
             "append", "hot", "commands", "batch", "read", "single", "snapshot",
         ];
         if on_postgres.iter().any(|scenario| options.has(scenario)) {
-            let server = TestServer::start(&self.database.url);
+            let server = log_alone(&self.database.url);
             let pieces = [
                 ("append", Bench::append as fn(&mut Bench, &TestServer)),
                 ("hot", Bench::hot),
@@ -396,7 +396,7 @@ impl Bench {
     }
 
     fn sqlite(&mut self) {
-        let server = TestServer::start(&self.sqlite_url("load"));
+        let server = log_alone(&self.sqlite_url("load"));
         let load = Load {
             address: server.address(),
             connections: CONNECTIONS,
@@ -513,6 +513,14 @@ impl Dump {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().expect("pg_dump succeeds");
     }
+}
+
+/// A server without what works in the background: folding read models takes as much of two cores as appending does. The
+/// scenario `projection` measures both together.
+fn log_alone(database_url: &str) -> TestServer {
+    TestServer::on(database_url)
+        .arguments(["--background=false"])
+        .start()
 }
 
 fn stop(mut server: TestServer) {
