@@ -1,23 +1,41 @@
-//! The event store as a whole: wires store, appender and tail, starts and stops their tasks. Floor 5.
+//! The event store as a whole: wires store, domain, appender and tail, starts and stops their tasks. Floor 5.
+
+mod domain_watch;
+mod runner;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{domain_watch::DomainWatch, runner::Runner};
 use crate::{
     appender::Appender,
-    config::Config,
-    domain::{Clock, SystemClock, Timestamp},
-    store::{OpenError, Store, StoreError},
+    commands::{Executor, Watch, Worker},
+    config::{Config, DomainFileError},
+    domain::{Clock, Domain, SystemClock, Timestamp, append::Committed},
+    projections::{Projections, Rebuild},
+    store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
     tail::Tail,
 };
 
 /// How long the database may take to show that it is there.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many read models with a fault are named where the server says how it is.
+const FAULTS_NAMED: u64 = 3;
 
 /// Why the event store does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The domain file gives no domain.
+    #[error(transparent)]
+    Domain(#[from] DomainFileError),
+    /// The domain is not the one that the servers run.
+    #[error(
+        "the domain is not the one in force in the database: name the file of the one that is, or start a server with this one \
+         first"
+    )]
+    DomainNotInForce,
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -38,46 +56,100 @@ pub struct Readiness {
 /// A running event store.
 pub struct App {
     store: Store,
-    appender: Appender,
+    domain: Arc<Domain>,
+    domain_watch: Arc<DomainWatch>,
+    appender: Arc<Appender>,
     tail: Arc<Tail>,
+    executor: Arc<Executor>,
+    watch: Arc<Watch>,
+    projections: Arc<Projections>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
     stopping: CancellationToken,
+    /// What runs in the background.
+    tasks: TaskTracker,
 }
 
 impl App {
-    /// Opens the database of the configuration and starts.
+    /// Loads the domain of the configuration, opens its database, and starts.
     ///
     /// # Errors
-    /// When the database cannot be used; the error says what to do.
+    /// When the domain file is wrong or the database cannot be used; the error says what to do.
     pub async fn start(config: &Config) -> Result<Arc<Self>, StartError> {
-        Self::start_with(config, Arc::new(SystemClock)).await
+        let domain = config.domain.load()?;
+        Self::start_with(config, domain, Arc::new(SystemClock)).await
     }
 
-    /// Starts with a clock of the caller's own.
+    /// Starts with a domain and a clock of the caller's own, whatever domain file the configuration names.
     ///
     /// # Errors
     /// As [`App::start`].
     pub async fn start_with(
         config: &Config,
+        domain: Domain,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
+        let domain = Arc::new(domain);
         let store = Store::open(&config.database, clock.clone()).await?;
+        store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
+        let watch = Watch::new(store.clone());
         let on_commit = {
-            let tail = tail.clone();
-            Arc::new(move |committed| tail.take_committed(committed))
+            let (tail, watch) = (tail.clone(), watch.clone());
+            Arc::new(move |committed| {
+                if let Committed::Commands(_, changes) = &committed {
+                    watch.take_committed(changes);
+                }
+                tail.take_committed(committed);
+            })
         };
-        let appender = Appender::start(store.clone(), &config.limits, on_commit);
+        let stopping = CancellationToken::new();
+        let domain_watch = DomainWatch::new(store.clone(), domain.clone());
+        // On SQLite there is one server, and so one domain.
+        if store.doorbell().is_some() {
+            tokio::spawn(domain_watch.clone().run(stopping.clone()));
+        }
+        let appender = Arc::new(Appender::start(store.clone(), &config.limits, on_commit));
+        let executor = Arc::new(Executor::new(
+            store.clone(),
+            appender.clone(),
+            tail.clone(),
+            domain.clone(),
+            clock.clone(),
+            config,
+        ));
+        let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(watch.clone().look(tail.clone(), stopping.clone()));
+        if config.background.enabled {
+            let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
+            let (poller, stop) = (worker.clone(), stopping.clone());
+            tasks.spawn(async move { poller.poll(stop).await });
+            let runner = Runner {
+                store: store.clone(),
+                projections: projections.clone(),
+                worker,
+                owner: clock.new_id(),
+                lease: config.background.lease,
+            };
+            runner.start(&tasks, &stopping);
+        }
+        tasks.close();
         Ok(Arc::new(Self {
             store,
+            domain,
+            domain_watch,
             appender,
             tail,
+            executor,
+            watch,
+            projections,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
-            stopping: CancellationToken::new(),
+            stopping,
+            tasks,
         }))
     }
 
@@ -95,10 +167,45 @@ impl App {
         Ok(())
     }
 
+    /// Folds read models of a database anew, beside the servers that run on it or without any. Answers how many; `on_size` is told
+    /// before how much there is to fold, `on_progress` how many events were folded since it was told last.
+    ///
+    /// # Errors
+    /// When the domain file is wrong, or the database cannot be used.
+    pub async fn rebuild(
+        config: &Config,
+        scope: &RebuildScope,
+        on_size: impl FnOnce(RebuildSize),
+        on_progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<u64, StartError> {
+        let domain = config.domain.load()?;
+        let store = Store::open(&config.database, Arc::new(SystemClock)).await?;
+        let in_force = store.domain_in_force().await?;
+        if in_force.is_some_and(|in_force| in_force.fingerprint != domain.fingerprint()) {
+            return Err(StartError::DomainNotInForce);
+        }
+        on_size(store.rebuild_size(scope).await?);
+        let rebuild = Rebuild {
+            store: &store,
+            domain: &domain,
+            on_commit: &|_| {},
+            on_progress,
+        };
+        let count = rebuild.run(scope).await?;
+        store.close().await;
+        Ok(count)
+    }
+
     /// The store, for reading.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The domain: what there is to command, and how events make states.
+    #[must_use]
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
     }
 
     /// The appender: the way to write to the logs.
@@ -107,10 +214,28 @@ impl App {
         &self.appender
     }
 
+    /// The executor: the way to give commands.
+    #[must_use]
+    pub fn executor(&self) -> &Arc<Executor> {
+        &self.executor
+    }
+
+    /// The watch: the way to wait for commands.
+    #[must_use]
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
     /// The tail: the way to follow the logs.
     #[must_use]
     pub fn tail(&self) -> &Arc<Tail> {
         &self.tail
+    }
+
+    /// The projections: all that has to do with read models.
+    #[must_use]
+    pub fn projections(&self) -> &Arc<Projections> {
+        &self.projections
     }
 
     /// Where instants and ids come from.
@@ -125,9 +250,11 @@ impl App {
         self.started_at
     }
 
-    /// Whether the server can do its work now.
+    /// Whether the server can do its work now. One whose domain is no longer in force can, and says so.
     pub async fn ready(&self) -> Readiness {
         let database = self.store.ping(PING_TIMEOUT).await;
+        let in_force = self.domain_watch.is_in_force().await;
+        let projection = self.describe_faults().await;
         let stopping = self.stopping.is_cancelled();
         let describe = |ready: bool, not_ready: &str| {
             if ready {
@@ -143,8 +270,38 @@ impl App {
                     "database".to_owned(),
                     describe(database.is_ok(), "cannot be reached"),
                 ),
+                (
+                    "domain".to_owned(),
+                    describe(
+                        in_force,
+                        "another server has brought another domain into force: this one goes on with its own until it is \
+                         started again",
+                    ),
+                ),
+                ("projection".to_owned(), projection),
                 ("server".to_owned(), describe(!stopping, "is stopping")),
             ],
+        }
+    }
+
+    /// Whether all read models follow their aggregates, for people. Why one does not is in the log and in the read model.
+    async fn describe_faults(&self) -> String {
+        let faulted = self.projections.faulted(FAULTS_NAMED);
+        match timeout(PING_TIMEOUT, faulted).await {
+            Ok(Ok((0, _))) => "ok".to_owned(),
+            Ok(Ok((count, first))) => {
+                let more = if count > first.len() as u64 {
+                    ", …"
+                } else {
+                    ""
+                };
+                let first: Vec<String> = first.iter().map(ToString::to_string).collect();
+                format!(
+                    "read models that stand still behind an event that cannot be folded: {count} ({}{more})",
+                    first.join(", ")
+                )
+            }
+            Ok(Err(_)) | Err(_) => "not known".to_owned(),
         }
     }
 
@@ -169,6 +326,8 @@ impl App {
     /// Finishes what was accepted and ends all tasks.
     pub async fn stop(&self) {
         self.stopping.cancel();
+        self.tasks.wait().await;
+        self.projections.stop().await;
         self.appender.stop().await;
         self.tail.stop().await;
         self.store.close().await;

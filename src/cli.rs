@@ -1,7 +1,11 @@
 //! The command line: what can be called, and what each call does. Floor 8.
 
+mod rebuild;
+
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +14,8 @@ use anyhow::{Context, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tidings::{
     app::App,
-    config::{Config, Database, Log, LogFormat, unknown_variables},
+    config::{Config, Database, Log, LogFormat, domain_file, unknown_variables},
+    domain::{EventType, declared::DeclaredAggregate},
     graphql::{self, Graphql},
     http::{self, Server},
 };
@@ -46,8 +51,24 @@ enum Command {
     Serve(Box<Config>),
     /// Make the tables of a database, or bring them up to date, and end
     Migrate(Migrate),
+    /// Fold read models again from the first event, while servers run on the database or without any. On SQLite the server
+    /// has to be stopped first; without that, the mutation rebuildReadModels does it
+    Rebuild(Box<rebuild::Rebuild>),
+    /// Look after the domain: the aggregates with their commands and events
+    #[command(subcommand)]
+    Domain(DomainCommand),
     /// Print the schema of the GraphQL API
     Schema,
+}
+
+#[derive(Subcommand)]
+enum DomainCommand {
+    /// Check a domain file without starting a server: say what it declares, or what is wrong with it and in which line
+    Check {
+        /// The file, in TOML
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -98,6 +119,13 @@ pub fn run() -> anyhow::Result<()> {
             start_log(&config.log);
             block_on(migrate(config))
         }
+        Command::Rebuild(rebuild) => {
+            let (config, scope) = rebuild.read();
+            config.check()?;
+            start_log(&config.log);
+            block_on(rebuild::run(config, scope))
+        }
+        Command::Domain(DomainCommand::Check { file }) => check_domain(&file),
         Command::Schema => match io::stdout().write_all(graphql::sdl().as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(error).context("cannot print the schema")
@@ -168,6 +196,45 @@ fn start_log(log: &Log) {
     match log.format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+fn check_domain(file: &Path) -> anyhow::Result<()> {
+    let (aggregates, domain) = domain_file::read(file)?;
+    for aggregate in &aggregates {
+        describe_aggregate(aggregate);
+    }
+    let fingerprint = &domain.fingerprint()[..12];
+    say!("{} is right (fingerprint {fingerprint}…).", file.display());
+    Ok(())
+}
+
+fn describe_aggregate(aggregate: &DeclaredAggregate) {
+    let published = aggregate
+        .publish_to
+        .as_ref()
+        .map(|stream| format!(", its events are published to the stream {stream}"))
+        .unwrap_or_default();
+    say!("{}{published}", aggregate.aggregate_type);
+    for command in aggregate.commands.values() {
+        say!(
+            "  command {} (requires {}) → {}",
+            command.name,
+            command.requires.as_str(),
+            command.event
+        );
+    }
+    for (event, change) in &aggregate.events {
+        say!("  event {event} (state {})", change.as_str());
+    }
+    let merged: BTreeSet<&EventType> = aggregate
+        .commands
+        .values()
+        .map(|command| &command.event)
+        .filter(|event| !aggregate.events.contains_key(*event))
+        .collect();
+    for event in merged {
+        say!("  event {event} (state merge, as of all events that are not declared)");
     }
 }
 

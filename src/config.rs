@@ -2,6 +2,9 @@
 //!
 //! Every section has a `Default` with the documented values, so that a program or a test can build a [`Config`] by hand.
 
+mod background;
+mod commands;
+pub mod domain_file;
 mod limits;
 mod values;
 
@@ -10,6 +13,9 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use thiserror::Error;
 
+pub use background::Background;
+pub use commands::Commands;
+pub use domain_file::{DomainFile, DomainFileError};
 pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
 use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
@@ -20,6 +26,9 @@ pub struct Config {
     /// Where events are kept.
     #[command(flatten)]
     pub database: Database,
+    /// What aggregates, commands and events there are.
+    #[command(flatten)]
+    pub domain: DomainFile,
     /// Where the server listens.
     #[command(flatten)]
     pub listen: Listen,
@@ -29,6 +38,12 @@ pub struct Config {
     /// What the server takes at most.
     #[command(flatten)]
     pub limits: Limits,
+    /// How commands are processed.
+    #[command(flatten)]
+    pub commands: Commands,
+    /// What the server does besides answering.
+    #[command(flatten)]
+    pub background: Background,
     /// What it tells about its work.
     #[command(flatten)]
     pub log: Log,
@@ -220,6 +235,8 @@ impl Config {
             require(!value.is_zero(), &format!("--{name}: must be at least 1ms"));
         }
         problems.extend(self.limits.problems());
+        problems.extend(self.commands.problems());
+        problems.extend(self.background.problems());
         if problems.is_empty() {
             Ok(())
         } else {
@@ -312,6 +329,9 @@ mod tests {
         assert_eq!(config.listen.address.to_string(), "127.0.0.1:8080");
         assert_eq!(config.limits.max_request_bytes, 16 << 20);
         assert_eq!(config.limits.send_timeout, Duration::from_secs(60));
+        assert_eq!(config.commands.state_cache_bytes, 64 << 20);
+        assert_eq!(config.commands.attempts, 8);
+        assert_eq!(config.commands.retry_delay, Duration::from_secs(1));
     }
 
     #[test]
@@ -363,8 +383,10 @@ mod tests {
         config.database.partitions = Some(3);
         config.limits.max_depth = 0;
         config.limits.keep_alive = Duration::ZERO;
+        config.commands.attempts = 0;
+        config.commands.retry_delay = Duration::ZERO;
         let problems = config.check().unwrap_err().problems;
-        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems.len(), 5, "{problems:?}");
         assert!(problems[0].starts_with("--partitions"));
     }
 

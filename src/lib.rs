@@ -4,9 +4,12 @@
 
 pub mod app;
 pub mod appender;
+pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod graphql;
 pub mod http;
+pub mod projections;
+pub mod states;
 pub mod store;
 pub mod tail;

@@ -24,6 +24,7 @@ use crate::server::TestServer;
 use crate::sql::{HeldSnapshot, Sql};
 use crate::work::{
     FRESH_ID, KNOWN_AGGREGATES, KNOWN_EVENTS, Work, append_event, append_events, append_to_stream,
+    execute_command,
 };
 
 mod http_load;
@@ -31,6 +32,7 @@ mod measure;
 mod pgbench;
 #[path = "../../tests/it/support/postgres.rs"]
 mod postgres;
+mod projection;
 mod report;
 #[path = "../../tests/it/support/server.rs"]
 mod server;
@@ -47,9 +49,11 @@ const SUBSCRIBERS: usize = 1000;
 const ENTRIES_A_SECOND: u32 = 10;
 /// What pg_dump has to get through.
 const DUMPED_EVENTS: u64 = 300_000;
+/// What is folded anew.
+const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 9] = [
+const SCENARIOS: [(&str, &str); 11] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -57,6 +61,10 @@ const SCENARIOS: [(&str, &str); 9] = [
     (
         "hot",
         "the same on one aggregate, and appendToStream on one stream",
+    ),
+    (
+        "commands",
+        "executeCommand on fresh aggregates at 64 connections, beside appendEvent",
     ),
     (
         "batch",
@@ -75,6 +83,10 @@ const SCENARIOS: [(&str, &str); 9] = [
     (
         "subscribers",
         "1,000 subscribers of one stream: latency and memory",
+    ),
+    (
+        "projection",
+        "read models: keeping up with appends, how soon one is visible, and folding a million events anew",
     ),
     (
         "idle",
@@ -143,7 +155,7 @@ impl Options {
     fn has(&self, scenario: &str) -> bool {
         // Others are measured against appends on fresh aggregates.
         let is_base = scenario == "append"
-            && ["hot", "snapshot", "sqlite"]
+            && ["hot", "commands", "snapshot", "sqlite"]
                 .iter()
                 .any(|name| self.names(name));
         self.scenarios.is_empty() || self.names(scenario) || is_base
@@ -195,12 +207,15 @@ impl Bench {
     }
 
     fn run_round(&mut self, options: &Options) {
-        let on_postgres = ["append", "hot", "batch", "read", "single", "snapshot"];
+        let on_postgres = [
+            "append", "hot", "commands", "batch", "read", "single", "snapshot",
+        ];
         if on_postgres.iter().any(|scenario| options.has(scenario)) {
-            let server = TestServer::start(&self.database.url);
+            let server = log_alone(&self.database.url);
             let pieces = [
                 ("append", Bench::append as fn(&mut Bench, &TestServer)),
                 ("hot", Bench::hot),
+                ("commands", Bench::commands),
                 ("batch", Bench::batch),
                 ("read", Bench::read),
                 ("single", Bench::single),
@@ -219,9 +234,57 @@ impl Bench {
         if options.has("subscribers") {
             self.subscribers();
         }
+        if options.has("projection")
+            && let Err(error) = self.projection()
+        {
+            self.results.failures.push(format!("projection: {error}"));
+        }
         if options.has("idle") {
             self.idle();
         }
+    }
+
+    /// On a database of its own, so that a rebuild has just the events that are meant.
+    fn projection(&mut self) -> Result<(), String> {
+        let database = self.cluster.create_database();
+        let server = TestServer::start(&database.url);
+        let load = |connections| Load {
+            address: server.address(),
+            connections,
+            duration: self.duration.max(Duration::from_secs(10)),
+            server: server.pid(),
+            postgres: Some(self.cluster.pid()),
+        };
+        for (name, aggregate_type) in [("notes", projection::TYPE), ("users", "user")] {
+            Sql::connect(&database.url).execute("CHECKPOINT");
+            let run = projection::keep_up(&server, load(CONNECTIONS), aggregate_type)?;
+            eprintln!("  {:<24} {run:.1?}", format!("keeping up, {name}"));
+            self.results.keeping_up.push((name, run));
+        }
+        Sql::connect(&database.url).execute("CHECKPOINT");
+        let visible = projection::visible(server.address(), load(0).duration)?;
+        eprintln!("  {:<24} {visible:.2?}", "visible");
+        self.results.visible.push(visible);
+        stop(server);
+
+        let database = self.cluster.create_database();
+        let server = TestServer::start(&database.url);
+        let mut filled = 0;
+        for events in [REBUILT_EVENTS / 10, REBUILT_EVENTS] {
+            projection::fill(server.address(), events - filled)?;
+            filled = events;
+            projection::spoil(&database.url);
+            for is_spoilt in [true, false] {
+                let rebuilt = projection::rebuild(&database.url)?;
+                eprintln!(
+                    "  {:<24} {rebuilt:.1?}, all to be written: {is_spoilt}",
+                    "rebuild"
+                );
+                self.results.rebuilds.push((is_spoilt, rebuilt));
+            }
+        }
+        stop(server);
+        Ok(())
     }
 
     fn append(&mut self, server: &TestServer) {
@@ -239,6 +302,10 @@ impl Bench {
             &append_event(&aggregate_id),
         );
         self.measure("one stream", server, CONNECTIONS, &append_to_stream("hot"));
+    }
+
+    fn commands(&mut self, server: &TestServer) {
+        self.measure("commands", server, CONNECTIONS, &execute_command(FRESH_ID));
     }
 
     fn batch(&mut self, server: &TestServer) {
@@ -329,7 +396,7 @@ impl Bench {
     }
 
     fn sqlite(&mut self) {
-        let server = TestServer::start(&self.sqlite_url("load"));
+        let server = log_alone(&self.sqlite_url("load"));
         let load = Load {
             address: server.address(),
             connections: CONNECTIONS,
@@ -446,6 +513,14 @@ impl Dump {
         self.is_over.store(true, Ordering::Relaxed);
         self.thread.join().expect("pg_dump succeeds");
     }
+}
+
+/// A server without what works in the background: folding read models takes as much of two cores as appending does. The
+/// scenario `projection` measures both together.
+fn log_alone(database_url: &str) -> TestServer {
+    TestServer::on(database_url)
+        .arguments(["--background=false"])
+        .start()
 }
 
 fn stop(mut server: TestServer) {

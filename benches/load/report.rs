@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::measure::{Cpu, Measurement, median};
+use crate::projection::{KeepingUp, Rebuilt, Visible};
 use crate::subscribers::Delivery;
 
 /// Everything that the rounds gave.
@@ -11,6 +12,10 @@ use crate::subscribers::Delivery;
 pub struct Results {
     measurements: BTreeMap<&'static str, Vec<Measurement>>,
     pub deliveries: Vec<Delivery>,
+    pub keeping_up: Vec<(&'static str, KeepingUp)>,
+    pub visible: Vec<Visible>,
+    /// Whether each read model had to be written.
+    pub rebuilds: Vec<(bool, Rebuilt)>,
     pub idle: Vec<Idle>,
     /// What could not be measured at all.
     pub failures: Vec<String>,
@@ -164,6 +169,13 @@ impl Results {
                 "at least 0.8 ×",
             ),
             self.rates(
+                "executeCommand, fresh aggregates, 64",
+                "commands",
+                "append",
+                0.7,
+                "at least 0.7 ×",
+            ),
+            self.rates(
                 "appendEvents, 100 a call, 16",
                 "hundred",
                 "pgbench insert",
@@ -222,6 +234,9 @@ impl Results {
         .flatten()
         .collect();
         lines.extend(self.delivery_lines());
+        lines.extend(self.keeping_up_lines());
+        lines.extend(self.visible_lines());
+        lines.extend(self.rebuild_lines());
         lines.extend(self.idle_lines());
         lines
     }
@@ -267,6 +282,102 @@ impl Results {
                 "under 50 KiB",
                 kib < 50.0,
             ),
+        ]
+    }
+
+    fn keeping_up_lines(&self) -> Vec<Line> {
+        let line = |(what, name): (&'static str, &'static str)| {
+            let runs: Vec<&KeepingUp> = self
+                .keeping_up
+                .iter()
+                .filter(|(other, _)| *other == name)
+                .map(|(_, run)| run)
+                .collect();
+            if runs.is_empty() {
+                return None;
+            }
+            let of = |value: fn(&KeepingUp) -> f64| median(runs.iter().map(|run| value(run)));
+            let rate = of(|run| run.appended.rate);
+            let (first, end) = (of(|run| run.lag_at_first), of(|run| run.lag_in_the_end));
+            let errors: u64 = runs.iter().map(|run| run.appended.errors).sum();
+            Some(Line {
+                what,
+                ours: format!("{} /s", thousands(rate)),
+                other: format!("lag {} … {} events", thousands(first), thousands(end)),
+                ratio: None,
+                target: "does not grow",
+                // What comes in a quarter of a second is always under way.
+                is_met: Some(end <= first.max(rate / 4.0) * 1.2 && errors == 0),
+                note: format!(
+                    "most {}, made up in {:.0} ms",
+                    thousands(of(|run| run.lag_most)),
+                    of(|run| run.made_up_ms)
+                ),
+            })
+        };
+        [
+            ("appendEvent beside the projector", "notes"),
+            ("  of users, published too", "users"),
+        ]
+        .into_iter()
+        .filter_map(line)
+        .collect()
+    }
+
+    fn visible_lines(&self) -> Option<Line> {
+        if self.visible.is_empty() {
+            return None;
+        }
+        let of = |value: fn(&Visible) -> f64| median(self.visible.iter().map(value));
+        let errors: usize = self.visible.iter().map(|run| run.errors).sum();
+        let p99 = of(|run| run.p99_ms);
+        Some(Line {
+            what: "append to visible read model",
+            ours: format!("p99 {p99:.1} ms"),
+            other: format!(
+                "p50 {:.1} ms at {} events /s",
+                of(|run| run.p50_ms),
+                thousands(of(|run| run.rate))
+            ),
+            ratio: None,
+            target: "under 50 ms",
+            is_met: Some(p99 < 50.0 && errors == 0),
+            note: format!("most {:.1} ms", of(|run| run.most_ms)),
+        })
+    }
+
+    fn rebuild_lines(&self) -> Vec<Line> {
+        let most = self.rebuilds.iter().map(|(_, run)| run.events).max();
+        let Some(most) = most else {
+            return Vec::new();
+        };
+        let of = |is_written: bool, is_most: bool, value: fn(&Rebuilt) -> f64| {
+            let runs = self
+                .rebuilds
+                .iter()
+                .filter(|(written, run)| *written == is_written && (run.events == most) == is_most);
+            median(runs.map(|(_, run)| value(run)))
+        };
+        let rate = |run: &Rebuilt| run.events as f64 / run.seconds;
+        let line = |what, is_written| {
+            let rate = of(is_written, true, rate);
+            let (few, many) = (
+                of(is_written, false, |run| run.peak_mib),
+                of(is_written, true, |run| run.peak_mib),
+            );
+            Line {
+                what,
+                ours: format!("{} events /s", thousands(rate)),
+                other: format!("peak {few:.0} … {many:.0} MiB, 10 × the log"),
+                ratio: None,
+                target: "50,000 /s",
+                is_met: Some(rate >= 50_000.0 && many < few * 1.25 + 5.0),
+                note: format!("{} events", thousands(most as f64)),
+            }
+        };
+        vec![
+            line("rebuild, every one written", true),
+            line("  none has changed", false),
         ]
     }
 

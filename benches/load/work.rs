@@ -39,16 +39,21 @@ pub struct Work {
     pub is_right: fn(&Value) -> bool,
 }
 
-fn event(aggregate_id: &str) -> Value {
+fn event(aggregate_type: &str, aggregate_id: &str) -> Value {
     let data: Value = serde_json::from_str(&event_data()).expect("it is JSON");
-    json!({ "aggregateId": aggregate_id, "aggregateType": "user", "type": "user_updated", "data": data })
+    json!({ "aggregateId": aggregate_id, "aggregateType": aggregate_type, "type": "user_updated", "data": data })
 }
 
 /// `appendEvent` to this aggregate, or to a fresh one each time.
 pub fn append_event(aggregate_id: &str) -> Work {
+    append_event_of("user", aggregate_id)
+}
+
+/// The same to an aggregate of another type.
+pub fn append_event_of(aggregate_type: &str, aggregate_id: &str) -> Work {
     Work {
-        query: "mutation Append($input: AppendEventInput!) { appendEvent(input: $input) { event { id version } } }",
-        variables: json!({ "input": event(aggregate_id) }),
+        query: "mutation Append($input: AppendEventInput!) { appendEvent(input: $input) { event { id version aggregateId } } }",
+        variables: json!({ "input": event(aggregate_type, aggregate_id) }),
         is_right: |data| {
             data["appendEvent"]["event"]["version"]
                 .as_u64()
@@ -57,9 +62,29 @@ pub fn append_event(aggregate_id: &str) -> Work {
     }
 }
 
+/// `executeCommand` on this aggregate, or on a fresh one each time, with the data that [`append_event`] appends.
+pub fn execute_command(aggregate_id: &str) -> Work {
+    let data: Value = serde_json::from_str(&event_data()).expect("it is JSON");
+    Work {
+        query: "mutation Execute($input: CreateCommandInput!) \
+                { executeCommand(input: $input) { command { id status } events { id version } } }",
+        variables: json!({ "input": { "aggregateId": aggregate_id, "type": "create_user", "data": data } }),
+        is_right: |data| {
+            let executed = &data["executeCommand"];
+            executed["command"]["status"] == "PROCESSED" && executed["events"][0]["version"] == 1
+        },
+    }
+}
+
 /// `appendEvents` with so many events for one aggregate.
 pub fn append_events(aggregate_id: &str, count: usize) -> Work {
-    let events: Vec<Value> = (0..count).map(|_| event(aggregate_id)).collect();
+    append_events_of("user", aggregate_id, count)
+}
+
+/// The same for an aggregate of another type.
+pub fn append_events_of(aggregate_type: &str, aggregate_id: &str, count: usize) -> Work {
+    let event = event(aggregate_type, aggregate_id);
+    let events: Vec<Value> = (0..count).map(|_| event.clone()).collect();
     Work {
         query: "mutation Append($input: AppendEventsInput!) { appendEvents(input: $input) { events { id version } } }",
         variables: json!({ "input": { "events": events } }),

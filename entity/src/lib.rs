@@ -1,8 +1,12 @@
 //! The tables of tidings as SeaORM entities, one a file, and nothing else.
 
 pub mod aggregates;
+pub mod checkpoints;
+pub mod commands;
 pub mod database_settings;
+pub mod domains;
 pub mod event_streams;
 pub mod events;
 pub mod partition_locks;
+pub mod read_models;
 pub mod streams;

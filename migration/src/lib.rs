@@ -4,6 +4,8 @@
 use sea_orm_migration::prelude::*;
 
 mod m20261123_000001_create_tables;
+mod m20261123_000002_index_pending_commands;
+mod m20261201_000001_index_read_models;
 pub mod postgres;
 pub mod sqlite;
 
@@ -14,7 +16,11 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261123_000001_create_tables::Migration)]
+        vec![
+            Box::new(m20261123_000001_create_tables::Migration),
+            Box::new(m20261123_000002_index_pending_commands::Migration),
+            Box::new(m20261201_000001_index_read_models::Migration),
+        ]
     }
 }
 

@@ -4,5 +4,8 @@
 pub const CODE: &[&str] = &[
     include_str!("../sql/postgres/functions/tidings_append_events.sql"),
     include_str!("../sql/postgres/functions/tidings_append_entries.sql"),
+    include_str!("../sql/postgres/functions/tidings_save_read_models.sql"),
+    include_str!("../sql/postgres/functions/tidings_write_read_model.sql"),
+    include_str!("../sql/postgres/functions/tidings_publish_entries.sql"),
     include_str!("../sql/postgres/triggers.sql"),
 ];

@@ -9,8 +9,8 @@ use super::{AppendError, OnCommit, giving_way::GivingWay, log};
 use crate::{
     config::Limits,
     domain::{
-        Event, NewEvent, Partition,
-        append::{AppendedEvent, Committed, Outcome, Refusal},
+        Event, NewEvent, Partition, Timestamp,
+        append::{AppendRequest, AppendedEvent, Committed, Outcome, Refusal},
     },
     store::{Store, StoreError},
 };
@@ -71,13 +71,11 @@ impl Across {
                 .or_default()
                 .push(index);
         }
-        let parts: Vec<(Partition, Vec<NewEvent>)> = places
+        let parts: Vec<(Partition, AppendRequest)> = places
             .iter()
             .map(|(partition, indices)| {
-                (
-                    *partition,
-                    indices.iter().map(|&index| events[index].clone()).collect(),
-                )
+                let events = indices.iter().map(|&index| events[index].clone());
+                (*partition, AppendRequest::of_events(events.collect()))
             })
             .collect();
         let outcomes = self.commit_across(&parts, &events).await?;
@@ -86,27 +84,32 @@ impl Across {
             return Ok(Outcome::Refused(refusal));
         }
         let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
+        let mut newest = Timestamp::from_micros(0);
         for (((partition, part), outcome), indices) in
             parts.into_iter().zip(outcomes).zip(places.values())
         {
-            let Outcome::Appended(appended) = outcome else {
+            let Outcome::Appended { at, places } = outcome else {
                 return Ok(Outcome::Duplicate);
             };
-            let part = log::stored_events(partition, part, appended);
+            newest = newest.max(at);
+            let part = log::stored_events(partition, part.events, places);
             for (&index, event) in indices.iter().zip(&part) {
                 stored[index] = Some(event.clone());
             }
             (self.on_commit)(Committed::Events(partition, part));
         }
-        Ok(Outcome::Appended(stored.into_iter().flatten().collect()))
+        Ok(Outcome::Appended {
+            at: newest,
+            places: stored.into_iter().flatten().collect(),
+        })
     }
 
     async fn commit_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         events: &[NewEvent],
     ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
-        let ids = || events.iter().map(|event| event.id).collect();
+        let ids = || events.iter().map(|event| event.id.0).collect();
         let mut giving_way = GivingWay::begin();
         loop {
             match self.store.append_events_across(parts).await {

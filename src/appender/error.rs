@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use uuid::Uuid;
+
 use crate::{
     domain::{EventId, append::Refusal},
     store::StoreError,
@@ -25,6 +27,8 @@ pub enum Reason {
     Exhausted,
     /// Somebody else holds the partition's lock.
     Locked,
+    /// Too many others change the same aggregate.
+    Contended,
 }
 
 impl fmt::Display for Reason {
@@ -36,6 +40,7 @@ impl fmt::Display for Reason {
             Self::Database => "the database cannot be reached",
             Self::Exhausted => "the database has no room or no resources left",
             Self::Locked => "another client of the database holds the partition's lock",
+            Self::Contended => "too many others change the same aggregate",
         })
     }
 }
@@ -54,7 +59,7 @@ pub enum AppendError {
         /// When to try again.
         retry_after: Duration,
         /// Where it is unknown whether it was appended: the ids that make a repeat safe. Empty: nothing was done.
-        unknown: Vec<EventId>,
+        unknown: Vec<Uuid>,
         /// The database's fault, if it was one.
         #[source]
         source: Option<Arc<StoreError>>,
@@ -65,15 +70,29 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    pub(super) fn full() -> Self {
+    /// Too much waits already: nothing was done.
+    #[must_use]
+    pub fn full() -> Self {
         Self::not_done(Reason::Full, None)
+    }
+
+    /// Others were always faster: nothing was done.
+    #[must_use]
+    pub fn contended() -> Self {
+        Self::not_done(Reason::Contended, None)
+    }
+
+    /// The time was over before anything was appended.
+    #[must_use]
+    pub fn overdue() -> Self {
+        Self::timed_out(Vec::new())
     }
 
     pub(super) fn stopping() -> Self {
         Self::not_done(Reason::Stopping, None)
     }
 
-    pub(super) fn timed_out(ids: Vec<EventId>) -> Self {
+    pub(super) fn timed_out(ids: Vec<Uuid>) -> Self {
         Self::Unavailable {
             reason: Reason::TimedOut,
             retry_after: RETRY_AFTER,
@@ -83,8 +102,9 @@ impl AppendError {
     }
 
     /// A fault before or after the append itself: nothing was appended by this call.
-    pub(super) fn while_reading(error: StoreError) -> Self {
-        Self::of_store(Arc::new(error), Vec::new())
+    #[must_use]
+    pub fn while_reading(error: impl Into<Arc<StoreError>>) -> Self {
+        Self::of_store(error.into(), Vec::new())
     }
 
     pub(super) fn vanished(id: EventId) -> Self {
@@ -94,7 +114,7 @@ impl AppendError {
     }
 
     /// A fault of the store while events with these ids were appended.
-    pub(super) fn of_store(error: Arc<StoreError>, ids: Vec<EventId>) -> Self {
+    pub(super) fn of_store(error: Arc<StoreError>, ids: Vec<Uuid>) -> Self {
         if !error.is_passing() {
             return Self::Failed(error);
         }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::{
     domain::{
-        Entry, Event, EventId, NewEntry, NewEvent, Partition, StreamName,
-        append::{AppendedEntry, AppendedEvent, Committed, Outcome},
+        CommandId, Entry, Event, EventId, NewEntry, NewEvent, Partition, StreamName,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, CommandChange, Committed, Outcome},
     },
     store::{Store, StoreError},
 };
@@ -28,7 +30,7 @@ pub(super) trait Log: Send + Sync + 'static {
     fn size_bytes(request: &Self::Request) -> usize;
 
     /// The ids of a request, for an error that leaves its outcome unknown.
-    fn ids(request: &Self::Request) -> Vec<EventId>;
+    fn ids(request: &Self::Request) -> Vec<Uuid>;
 
     /// The keys that the client chose, and that may stand for something already.
     fn keys(request: &Self::Request) -> Vec<Self::Key>;
@@ -42,8 +44,40 @@ pub(super) trait Log: Send + Sync + 'static {
     /// What is stored now of a request that was appended.
     fn stored(&self, request: Self::Request, places: Vec<Self::Place>) -> Vec<Arc<Self::Stored>>;
 
+    /// What a request that was appended does to a command.
+    fn command(request: &Self::Request) -> Option<CommandChange>;
+
     /// What was committed, for others.
-    fn committed(&self, stored: Vec<Arc<Self::Stored>>) -> Committed;
+    fn committed(&self, done: Done<Self::Stored>) -> Vec<Committed>;
+}
+
+/// What one batch or more have come to, in the order of the log.
+pub(super) struct Done<S> {
+    pub(super) stored: Vec<Arc<S>>,
+    pub(super) commands: Vec<CommandChange>,
+}
+
+impl<S> Default for Done<S> {
+    fn default() -> Self {
+        Self {
+            stored: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+}
+
+impl<S> Done<S> {
+    pub(super) fn extend(&mut self, later: Self) {
+        self.stored.extend(later.stored);
+        self.commands.extend(later.commands);
+    }
+}
+
+/// What must not come twice in a batch of the log of events.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) enum EventKey {
+    Event(EventId),
+    Command(CommandId),
 }
 
 /// The events of a partition.
@@ -62,28 +96,36 @@ impl EventLog {
 }
 
 impl Log for EventLog {
-    type Request = Vec<NewEvent>;
+    type Request = AppendRequest;
     type Place = AppendedEvent;
     type Stored = Event;
-    type Key = EventId;
+    type Key = EventKey;
 
     fn count(request: &Self::Request) -> usize {
-        request.len()
+        request.events.len() + usize::from(request.command.is_some())
     }
 
     fn size_bytes(request: &Self::Request) -> usize {
-        request.iter().map(NewEvent::size_bytes).sum()
+        request.size_bytes()
     }
 
-    fn ids(request: &Self::Request) -> Vec<EventId> {
-        request.iter().map(|event| event.id).collect()
+    fn ids(request: &Self::Request) -> Vec<Uuid> {
+        match &request.command {
+            // Its events are made anew by a repeat: the command is what makes that safe.
+            Some(step) => vec![step.id.0],
+            None => request.events.iter().map(|event| event.id.0).collect(),
+        }
     }
 
-    fn keys(request: &Self::Request) -> Vec<EventId> {
-        request
-            .iter()
-            .filter(|event| event.id_is_given)
-            .map(|event| event.id)
+    fn keys(request: &Self::Request) -> Vec<EventKey> {
+        let given = request.events.iter().filter(|event| event.id_is_given);
+        let command = request.command.as_ref().filter(|step| {
+            let record = step.record.as_ref();
+            record.is_none_or(|command| command.id_is_given)
+        });
+        given
+            .map(|event| EventKey::Event(event.id))
+            .chain(command.map(|step| EventKey::Command(step.id)))
             .collect()
     }
 
@@ -91,16 +133,29 @@ impl Log for EventLog {
         &self,
         batch: &[&Self::Request],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        let requests: Vec<&[NewEvent]> = batch.iter().map(|request| request.as_slice()).collect();
-        self.store.append_events(self.partition, &requests).await
+        self.store.append_events(self.partition, batch).await
     }
 
     fn stored(&self, request: Self::Request, places: Vec<AppendedEvent>) -> Vec<Arc<Event>> {
-        stored_events(self.partition, request, places)
+        stored_events(self.partition, request.events, places)
     }
 
-    fn committed(&self, stored: Vec<Arc<Event>>) -> Committed {
-        Committed::Events(self.partition, stored)
+    fn command(request: &Self::Request) -> Option<CommandChange> {
+        request.command.as_ref().map(|step| CommandChange {
+            id: step.id,
+            status: step.status,
+        })
+    }
+
+    fn committed(&self, done: Done<Event>) -> Vec<Committed> {
+        let mut committed = Vec::with_capacity(2);
+        if !done.stored.is_empty() {
+            committed.push(Committed::Events(self.partition, done.stored));
+        }
+        if !done.commands.is_empty() {
+            committed.push(Committed::Commands(self.partition, done.commands));
+        }
+        committed
     }
 }
 
@@ -156,8 +211,8 @@ impl Log for EntryLog {
         request.size_bytes()
     }
 
-    fn ids(request: &Self::Request) -> Vec<EventId> {
-        vec![request.event_id]
+    fn ids(request: &Self::Request) -> Vec<Uuid> {
+        vec![request.event_id.0]
     }
 
     fn keys(request: &Self::Request) -> Vec<Self::Key> {
@@ -187,7 +242,14 @@ impl Log for EntryLog {
         places.into_iter().map(stored).collect()
     }
 
-    fn committed(&self, stored: Vec<Arc<Entry>>) -> Committed {
-        Committed::Entries(self.partition, stored)
+    fn command(_: &Self::Request) -> Option<CommandChange> {
+        None
+    }
+
+    fn committed(&self, done: Done<Entry>) -> Vec<Committed> {
+        if done.stored.is_empty() {
+            return Vec::new();
+        }
+        vec![Committed::Entries(self.partition, done.stored)]
     }
 }

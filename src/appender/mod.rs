@@ -10,16 +10,18 @@ mod queue;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 pub use error::{AppendError, Reason};
 
 use crate::{
     config::Limits,
     domain::{
-        Aggregate, AggregateId, AggregateType, Entry, Event, EventId, NewEntry, NewEvent,
-        append::{Committed, Outcome, Refusal},
+        Aggregate, AggregateId, AggregateType, CommandStep, Entry, Event, EventId, NewEntry,
+        NewEvent, Timestamp,
+        append::{AppendRequest, Committed, Outcome, Refusal},
     },
     store::{Store, StoreError},
 };
@@ -38,6 +40,15 @@ pub struct Appended<T> {
     pub stored: Vec<Arc<T>>,
     /// Whether it was there already and nothing was appended.
     pub duplicate: bool,
+}
+
+/// What recording or settling a command came to.
+#[derive(Clone, Debug)]
+pub struct CommandAppended {
+    /// When that was.
+    pub at: Timestamp,
+    /// The events that it caused.
+    pub events: Vec<Arc<Event>>,
 }
 
 /// The appender of a database.
@@ -111,7 +122,34 @@ impl Appender {
         .await
         {
             Ok(answer) => answer,
-            Err(_) => Err(AppendError::timed_out(ids)),
+            Err(_) => Err(AppendError::timed_out(uuids(&ids))),
+        }
+    }
+
+    /// Records or settles a command together with the events that it causes, all of which are of its aggregate.
+    ///
+    /// # Errors
+    /// When it is refused, or the database has not taken it by the deadline.
+    pub async fn append_command(
+        &self,
+        step: CommandStep,
+        events: Vec<NewEvent>,
+        deadline: Instant,
+    ) -> Result<CommandAppended, AppendError> {
+        let id = step.id;
+        let partition = self.store.partitions().of_aggregate(step.aggregate_id);
+        let request = AppendRequest {
+            events,
+            command: Some(step),
+        };
+        let submitted = self.events[partition.index()].submit(request);
+        let Ok(outcome) = timeout_at(deadline, submitted).await else {
+            return Err(AppendError::timed_out(vec![id.0]));
+        };
+        match outcome? {
+            Outcome::Appended { at, places } => Ok(CommandAppended { at, events: places }),
+            Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
+            Outcome::Duplicate => Err(AppendError::Refused(Refusal::CommandKnown { id })),
         }
     }
 
@@ -120,7 +158,7 @@ impl Appender {
     /// # Errors
     /// When the append is refused, or the database cannot take it now.
     pub async fn append_entry(&self, entry: NewEntry) -> Result<Appended<Entry>, AppendError> {
-        let ids = vec![entry.event_id];
+        let ids = vec![entry.event_id.0];
         match timeout(self.request_timeout, self.append_entry_untimed(entry)).await {
             Ok(answer) => answer,
             Err(_) => Err(AppendError::timed_out(ids)),
@@ -145,7 +183,7 @@ impl Appender {
             .spawn(create_aggregate(store, id, aggregate_type));
         match timeout(self.request_timeout, made).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(AppendError::timed_out(vec![EventId(id.0)])),
+            Ok(Err(_)) | Err(_) => Err(AppendError::timed_out(vec![id.0])),
         }
     }
 
@@ -175,13 +213,15 @@ impl Appender {
             .iter()
             .all(|event| partitions.of_aggregate(event.aggregate_id) == first)
         {
-            self.events[first.index()].submit(events).await?
+            self.events[first.index()]
+                .submit(AppendRequest::of_events(events))
+                .await?
         } else {
             self.append_across(events, ids).await?
         };
         match outcome {
-            Outcome::Appended(stored) => Ok(Appended {
-                stored,
+            Outcome::Appended { places, .. } => Ok(Appended {
+                stored: places,
                 duplicate: false,
             }),
             Outcome::Duplicate => Ok(Appended {
@@ -196,8 +236,8 @@ impl Appender {
         let partition = self.store.partitions().of_stream(&entry.stream_name);
         let (name, id) = (entry.stream_name.clone(), entry.event_id);
         match self.entries[partition.index()].submit(entry).await? {
-            Outcome::Appended(stored) => Ok(Appended {
-                stored,
+            Outcome::Appended { places, .. } => Ok(Appended {
+                stored: places,
                 duplicate: false,
             }),
             Outcome::Refused(refusal) => Err(AppendError::Refused(refusal)),
@@ -256,7 +296,7 @@ impl Appender {
         let append = self.tasks.spawn(async move { across.append(events).await });
         append
             .await
-            .unwrap_or_else(|_| Err(AppendError::timed_out(ids.to_vec())))
+            .unwrap_or_else(|_| Err(AppendError::timed_out(uuids(ids))))
     }
 
     async fn stored_events(&self, ids: &[EventId]) -> Result<Vec<Arc<Event>>, AppendError> {
@@ -276,6 +316,10 @@ impl Appender {
     }
 }
 
+fn uuids(ids: &[EventId]) -> Vec<Uuid> {
+    ids.iter().map(|id| id.0).collect()
+}
+
 async fn create_aggregate(
     store: Store,
     id: AggregateId,
@@ -288,7 +332,7 @@ async fn create_aggregate(
             Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
             // The aggregate's own id makes a repeat safe.
             Err(error) => {
-                return Err(AppendError::of_store(Arc::new(error), vec![EventId(id.0)]));
+                return Err(AppendError::of_store(Arc::new(error), vec![id.0]));
             }
         }
     }

@@ -6,7 +6,11 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{AppendError, OnCommit, giving_way::GivingWay, log::Log};
+use super::{
+    AppendError, OnCommit,
+    giving_way::GivingWay,
+    log::{Done, Log},
+};
 use crate::{
     config::Limits,
     domain::append::{Outcome, Refusal},
@@ -115,9 +119,9 @@ impl<L: Log> Committer<L> {
                 }
             };
             let batch = self.gather(first);
-            let committed = self.commit(batch).await;
-            if !committed.is_empty() {
-                (self.on_commit)(self.log.committed(committed));
+            let done = self.commit(batch).await;
+            for committed in self.log.committed(done) {
+                (self.on_commit)(committed);
             }
         }
     }
@@ -150,7 +154,7 @@ impl<L: Log> Committer<L> {
     /// Commits a batch, answers its writers, and returns what was appended, in order.
     ///
     /// A batch that fails for what one request holds is split until that one alone is refused.
-    fn commit(&self, batch: Vec<Waiting<L>>) -> BoxFuture<'_, Vec<Arc<L::Stored>>> {
+    fn commit(&self, batch: Vec<Waiting<L>>) -> BoxFuture<'_, Done<L::Stored>> {
         Box::pin(async move {
             match self.try_commit(&batch).await {
                 Ok(outcomes) => self.answer(batch, outcomes),
@@ -168,7 +172,7 @@ impl<L: Log> Committer<L> {
                             .answer
                             .send(Ok(Outcome::Refused(Refusal::ValueRefused)));
                     }
-                    Vec::new()
+                    Done::default()
                 }
                 Err(error) => {
                     let error = Arc::new(error);
@@ -178,7 +182,7 @@ impl<L: Log> Committer<L> {
                             .answer
                             .send(Err(AppendError::of_store(error.clone(), ids)));
                     }
-                    Vec::new()
+                    Done::default()
                 }
             }
         })
@@ -195,12 +199,8 @@ impl<L: Log> Committer<L> {
         }
     }
 
-    fn answer(
-        &self,
-        batch: Vec<Waiting<L>>,
-        outcomes: Vec<Outcome<L::Place>>,
-    ) -> Vec<Arc<L::Stored>> {
-        let mut committed = Vec::with_capacity(batch.len());
+    fn answer(&self, batch: Vec<Waiting<L>>, outcomes: Vec<Outcome<L::Place>>) -> Done<L::Stored> {
+        let mut done = Done::default();
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
             let Waiting {
                 request,
@@ -208,10 +208,11 @@ impl<L: Log> Committer<L> {
                 _room,
             } = waiting;
             let outcome = match outcome {
-                Outcome::Appended(places) => {
+                Outcome::Appended { at, places } => {
+                    done.commands.extend(L::command(&request));
                     let stored = self.log.stored(request, places);
-                    committed.extend(stored.iter().cloned());
-                    Outcome::Appended(stored)
+                    done.stored.extend(stored.iter().cloned());
+                    Outcome::Appended { at, places: stored }
                 }
                 Outcome::Duplicate => Outcome::Duplicate,
                 Outcome::Refused(refusal) => Outcome::Refused(refusal),
@@ -219,7 +220,7 @@ impl<L: Log> Committer<L> {
             // Who waited may have gone away: what is committed stays committed.
             mem::drop(answer.send(Ok(outcome)));
         }
-        committed
+        done
     }
 }
 
@@ -231,7 +232,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{EventId, Partition, append::Committed};
+    use crate::domain::{
+        Timestamp,
+        append::{CommandChange, Committed},
+    };
 
     /// A log whose database fails for one request, or for all.
     #[derive(Clone)]
@@ -269,8 +273,8 @@ mod tests {
             1
         }
 
-        fn ids(request: &u128) -> Vec<EventId> {
-            vec![EventId(Uuid::from_u128(*request))]
+        fn ids(request: &u128) -> Vec<Uuid> {
+            vec![Uuid::from_u128(*request)]
         }
 
         fn keys(_: &u128) -> Vec<u128> {
@@ -280,7 +284,11 @@ mod tests {
         async fn commit(&self, batch: &[&u128]) -> Result<Vec<Outcome<()>>, StoreError> {
             let batch: Vec<u128> = batch.iter().map(|request| **request).collect();
             let fails = self.only_for.is_none_or(|request| batch.contains(&request));
-            let outcomes = batch.iter().map(|_| Outcome::Appended(vec![()])).collect();
+            let appended = |_| Outcome::Appended {
+                at: Timestamp::from_micros(0),
+                places: vec![()],
+            };
+            let outcomes = batch.iter().map(appended).collect();
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(batch);
             if fails {
@@ -294,8 +302,12 @@ mod tests {
             vec![Arc::new(request)]
         }
 
-        fn committed(&self, _: Vec<Arc<u128>>) -> Committed {
-            Committed::Events(Partition(0), Vec::new())
+        fn command(_: &u128) -> Option<CommandChange> {
+            None
+        }
+
+        fn committed(&self, _: Done<u128>) -> Vec<Committed> {
+            Vec::new()
         }
     }
 
@@ -354,7 +366,7 @@ mod tests {
         let answers = submit(&log, &[1, 2, 3, 4]).await;
         for (request, answer) in (1_u128..).zip(answers) {
             match answer.expect("it is judged") {
-                Outcome::Appended(stored) => assert_eq!(*stored[0], request),
+                Outcome::Appended { places, .. } => assert_eq!(*places[0], request),
                 Outcome::Refused(Refusal::ValueRefused) => assert_eq!(request, 3),
                 other => panic!("{request}: {other:?}"),
             }

@@ -48,6 +48,15 @@ pub struct Limits {
     )]
     pub max_events_per_append: usize,
 
+    /// Events that are folded for one answer, over all its states of aggregates
+    #[arg(
+        long,
+        env = "TIDINGS_MAX_FOLDED_EVENTS",
+        value_name = "N",
+        default_value = "10000"
+    )]
+    pub max_folded_events: usize,
+
     /// Operations that run at the same time on one websocket
     #[arg(
         long,
@@ -128,6 +137,7 @@ impl Limits {
             ("max-depth", self.max_depth),
             ("max-complexity", self.max_complexity),
             ("max-events-per-append", self.max_events_per_append),
+            ("max-folded-events", self.max_folded_events),
             (
                 "max-subscriptions-per-connection",
                 self.max_subscriptions_per_connection,

@@ -1,8 +1,38 @@
-//! What an append comes to: where it went, or why it was refused. Floor 0.
+//! What is appended together, and what it comes to: where it went, or why it was refused. Floor 0.
 
 use std::sync::Arc;
 
-use super::{AggregateType, Entry, Event, EventId, Partition, Position, Timestamp, Version};
+use super::{
+    AggregateType, CommandId, CommandStatus, CommandStep, Entry, Event, EventId, NewEvent,
+    Partition, Position, ReadModel, Timestamp, Version,
+};
+
+/// Events, and what their append does to a command: all of it is stored, or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct AppendRequest {
+    /// The events. Where there is a command, they are all of its aggregate.
+    pub events: Vec<NewEvent>,
+    /// The command that is recorded or settled with them.
+    pub command: Option<CommandStep>,
+}
+
+impl AppendRequest {
+    /// A request of events alone.
+    #[must_use]
+    pub fn of_events(events: Vec<NewEvent>) -> Self {
+        Self {
+            events,
+            command: None,
+        }
+    }
+
+    /// How much memory and database it takes, in bytes, roughly: what queues are bounded by.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(NewEvent::size_bytes).sum();
+        events + self.command.as_ref().map_or(0, CommandStep::size_bytes)
+    }
+}
 
 /// Where an event went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +60,12 @@ pub struct AppendedEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome<T> {
     /// All of it was appended.
-    Appended(Vec<T>),
+    Appended {
+        /// When.
+        at: Timestamp,
+        /// Where each of its events or entries went.
+        places: Vec<T>,
+    },
     /// All of its ids are there already and stand for the same: nothing was appended.
     Duplicate,
     /// It was refused; nothing was appended.
@@ -44,6 +79,19 @@ pub enum Committed {
     Events(Partition, Vec<Arc<Event>>),
     /// Stream entries of a partition.
     Entries(Partition, Vec<Arc<Entry>>),
+    /// Commands of a partition that were recorded or settled.
+    Commands(Partition, Vec<CommandChange>),
+    /// Read models of a partition as they are now, each at the position of its change.
+    Changes(Partition, Vec<Arc<ReadModel>>),
+}
+
+/// A command that has a new status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandChange {
+    /// The command.
+    pub id: CommandId,
+    /// What it has become.
+    pub status: CommandStatus,
 }
 
 /// Why an append was refused. `index` is the event in the request, from 0.
@@ -85,6 +133,18 @@ pub enum Refusal {
         /// The id.
         id: EventId,
     },
+    /// The command was to be recorded, and its id is known already.
+    #[error("the command {id} is there already")]
+    CommandKnown {
+        /// The command.
+        id: CommandId,
+    },
+    /// The command was to be settled, and is not pending any more.
+    #[error("the command {id} is not pending any more")]
+    CommandSettled {
+        /// The command.
+        id: CommandId,
+    },
     /// The database refuses a value of the request.
     #[error("the database refuses a value of this request")]
     ValueRefused,
@@ -98,7 +158,10 @@ impl Refusal {
             Self::VersionConflict { index, .. }
             | Self::TypeMismatch { index, .. }
             | Self::IdReused { index, .. } => *index,
-            Self::PositionConflict { .. } | Self::ValueRefused => 0,
+            Self::PositionConflict { .. }
+            | Self::CommandKnown { .. }
+            | Self::CommandSettled { .. }
+            | Self::ValueRefused => 0,
         }
     }
 
@@ -111,7 +174,10 @@ impl Refusal {
             | Self::IdReused { index, .. } => {
                 *index = place(*index);
             }
-            Self::PositionConflict { .. } | Self::ValueRefused => {}
+            Self::PositionConflict { .. }
+            | Self::CommandKnown { .. }
+            | Self::CommandSettled { .. }
+            | Self::ValueRefused => {}
         }
         self
     }

@@ -5,14 +5,20 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
-use super::{AggregateId, DatabaseId, Partition, PartitionCount, Position, StreamName, Timestamp};
+use super::{
+    AggregateId, CommandId, DatabaseId, Partition, PartitionCount, Position, ReadModelTime,
+    StreamName, Timestamp,
+};
 
 const FORMAT: u8 = 1;
 /// The end of the year 9999: later ones, and those before 1970, are in no cursor that was given out.
 const LATEST_MICROS: i64 = 253_402_300_799_999_999;
 const KIND_EVENTS: u8 = b'e';
 const KIND_AGGREGATES: u8 = b'a';
+const KIND_COMMANDS: u8 = b'c';
 const KIND_STREAMS: u8 = b's';
+const KIND_CHANGES: u8 = b'g';
+const KIND_READ_MODELS: u8 = b'r';
 
 /// Why a text is no cursor that can be used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,12 +83,37 @@ impl Place {
 pub enum Cursor {
     /// A place in the log of events.
     Events(Place),
+    /// A place in the log of events and in that of the changes of read models at the same time. It is of the kind of events.
+    Head {
+        /// In the log of events.
+        events: Place,
+        /// In that of the changes, for each partition.
+        changes: Vec<Position>,
+    },
+    /// A place in the log of the changes of read models: for each partition the position that it lies behind.
+    Changes(Vec<Position>),
+    /// A read model in a list by one of its times.
+    ReadModels {
+        /// By which time.
+        by: ReadModelTime,
+        /// The time.
+        at: Timestamp,
+        /// Its aggregate.
+        id: AggregateId,
+    },
     /// An aggregate in the order of creation.
     Aggregates {
         /// When it was made.
         created_at: Timestamp,
         /// Its id.
         id: AggregateId,
+    },
+    /// A command in the order of creation.
+    Commands {
+        /// When it was recorded.
+        created_at: Timestamp,
+        /// Its id.
+        id: CommandId,
     },
     /// A stream in the order of names.
     Streams(StreamName),
@@ -95,23 +126,32 @@ impl Cursor {
         let mut bytes = Vec::with_capacity(32);
         bytes.push(FORMAT);
         bytes.push(match self {
-            Self::Events(_) => KIND_EVENTS,
+            Self::Events(_) | Self::Head { .. } => KIND_EVENTS,
+            Self::Changes(_) => KIND_CHANGES,
+            Self::ReadModels { .. } => KIND_READ_MODELS,
             Self::Aggregates { .. } => KIND_AGGREGATES,
+            Self::Commands { .. } => KIND_COMMANDS,
             Self::Streams(_) => KIND_STREAMS,
         });
         bytes.extend_from_slice(database.0.as_bytes());
         bytes.push(u8::try_from(partitions.get()).unwrap_or(u8::MAX));
         match self {
-            Self::Events(place) => {
-                bytes.push(place.event_in.map_or(0, |partition| partition.0 + 1));
-                for position in &place.behind {
-                    push_number(&mut bytes, position.0.unsigned_abs());
-                }
+            Self::Events(place) => push_place(&mut bytes, place),
+            Self::Head { events, changes } => {
+                push_place(&mut bytes, events);
+                push_positions(&mut bytes, changes);
             }
-            Self::Aggregates { created_at, id } => {
-                bytes.extend_from_slice(&created_at.as_micros().to_be_bytes());
+            Self::Changes(behind) => push_positions(&mut bytes, behind),
+            Self::ReadModels { by, at, id } => {
+                bytes.push(match by {
+                    ReadModelTime::Created => 0,
+                    ReadModelTime::Updated => 1,
+                });
+                bytes.extend_from_slice(&at.as_micros().to_be_bytes());
                 bytes.extend_from_slice(id.0.as_bytes());
             }
+            Self::Aggregates { created_at, id } => push_made(&mut bytes, *created_at, id.0),
+            Self::Commands { created_at, id } => push_made(&mut bytes, *created_at, id.0),
             Self::Streams(name) => bytes.extend_from_slice(name.as_str().as_bytes()),
         }
         URL_SAFE_NO_PAD.encode(bytes)
@@ -150,29 +190,75 @@ impl Cursor {
                     return None;
                 }
                 let event_in = event_in.checked_sub(1).map(Partition);
-                let behind = (0..partitions)
-                    .map(|_| take_number(&mut rest))
-                    .collect::<Option<Vec<_>>>()?;
+                let behind = take_positions(&mut rest, partitions)?;
                 let starts_in_an_event =
                     event_in.is_none_or(|partition| behind[partition.index()] > Position::START);
-                (rest.is_empty() && starts_in_an_event)
-                    .then_some(Self::Events(Place { behind, event_in }))
+                starts_in_an_event.then_some(())?;
+                let events = Place { behind, event_in };
+                if rest.is_empty() {
+                    return Some(Self::Events(events));
+                }
+                let changes = take_positions(&mut rest, partitions)?;
+                rest.is_empty().then_some(Self::Head { events, changes })
             }
-            KIND_AGGREGATES => {
-                let (created_at, id) = body.split_at_checked(8)?;
-                let micros = i64::from_be_bytes(created_at.try_into().ok()?);
-                (0..=LATEST_MICROS).contains(&micros).then_some(())?;
-                Some(Self::Aggregates {
-                    created_at: Timestamp::from_micros(micros),
-                    id: AggregateId(Uuid::from_slice(id).ok()?),
-                })
+            KIND_CHANGES => {
+                let mut rest = body;
+                let behind = take_positions(&mut rest, partitions)?;
+                rest.is_empty().then_some(Self::Changes(behind))
             }
+            KIND_READ_MODELS => {
+                let (by, body) = body.split_first()?;
+                let by = match by {
+                    0 => ReadModelTime::Created,
+                    1 => ReadModelTime::Updated,
+                    _ => return None,
+                };
+                let (at, id) = take_made(body)?;
+                let id = AggregateId(id);
+                Some(Self::ReadModels { by, at, id })
+            }
+            KIND_AGGREGATES => take_made(body).map(|(created_at, id)| Self::Aggregates {
+                created_at,
+                id: AggregateId(id),
+            }),
+            KIND_COMMANDS => take_made(body).map(|(created_at, id)| Self::Commands {
+                created_at,
+                id: CommandId(id),
+            }),
             KIND_STREAMS => Some(Self::Streams(
                 StreamName::new(std::str::from_utf8(body).ok()?).ok()?,
             )),
             _ => None,
         }
     }
+}
+
+/// Appends when something was made, and its id.
+fn push_made(bytes: &mut Vec<u8>, created_at: Timestamp, id: Uuid) {
+    bytes.extend_from_slice(&created_at.as_micros().to_be_bytes());
+    bytes.extend_from_slice(id.as_bytes());
+}
+
+fn take_made(body: &[u8]) -> Option<(Timestamp, Uuid)> {
+    let (created_at, id) = body.split_at_checked(8)?;
+    let micros = i64::from_be_bytes(created_at.try_into().ok()?);
+    (0..=LATEST_MICROS).contains(&micros).then_some(())?;
+    Some((Timestamp::from_micros(micros), Uuid::from_slice(id).ok()?))
+}
+
+fn push_place(bytes: &mut Vec<u8>, place: &Place) {
+    bytes.push(place.event_in.map_or(0, |partition| partition.0 + 1));
+    push_positions(bytes, &place.behind);
+}
+
+fn push_positions(bytes: &mut Vec<u8>, positions: &[Position]) {
+    for position in positions {
+        push_number(bytes, position.0.unsigned_abs());
+    }
+}
+
+fn take_positions(bytes: &mut &[u8], count: usize) -> Option<Vec<Position>> {
+    (0..count).map(|_| take_number(bytes)).collect()
 }
 
 /// Appends a number in base 128, the low digits first.
@@ -215,15 +301,30 @@ mod tests {
             event_in in proptest::option::of(0_u8..4),
             micros in 0..=LATEST_MICROS,
             id in any::<u128>(),
+            changes in proptest::collection::vec(0..i64::MAX, 4),
+            by in prop_oneof![Just(ReadModelTime::Created), Just(ReadModelTime::Updated)],
         ) {
+            let events = Place {
+                behind: behind.into_iter().map(Position).collect(),
+                event_in: event_in.map(Partition),
+            };
+            let changes: Vec<Position> = changes.into_iter().map(Position).collect();
             let places = [
-                Cursor::Events(Place {
-                    behind: behind.into_iter().map(Position).collect(),
-                    event_in: event_in.map(Partition),
-                }),
+                Cursor::Events(events.clone()),
+                Cursor::Head { events, changes: changes.clone() },
+                Cursor::Changes(changes),
+                Cursor::ReadModels {
+                    by,
+                    at: Timestamp::from_micros(micros),
+                    id: AggregateId(Uuid::from_u128(id)),
+                },
                 Cursor::Aggregates {
                     created_at: Timestamp::from_micros(micros),
                     id: AggregateId(Uuid::from_u128(id)),
+                },
+                Cursor::Commands {
+                    created_at: Timestamp::from_micros(micros),
+                    id: CommandId(Uuid::from_u128(id)),
                 },
                 Cursor::Streams(StreamName::new("user_events").expect("a name")),
             ];

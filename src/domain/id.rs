@@ -36,6 +36,10 @@ id! {
     EventId
 }
 id! {
+    /// The id of a command. It makes a command idempotent.
+    CommandId
+}
+id! {
     /// The id of a database, made with it and part of every cursor.
     DatabaseId
 }

@@ -1,8 +1,12 @@
 //! JSON that is stored and passed through as text, checked once when it comes in. Floor 0.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
-use serde_json::{Number, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
 
 /// How deep arrays and objects may lie in each other.
 pub const MAX_JSON_DEPTH: usize = 64;
@@ -48,6 +52,12 @@ impl Json {
         Self("{}".into())
     }
 
+    /// The value `null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
     /// The value as JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -60,15 +70,33 @@ impl Json {
         self.0.trim_start().starts_with('{')
     }
 
+    /// The value itself.
+    ///
+    /// # Errors
+    /// When what is stored is not JSON.
+    pub fn to_value(&self) -> Result<Value, JsonError> {
+        serde_json::from_str(&self.0)
+            .map(|Parsed(value)| value)
+            .map_err(|_| JsonError::NotJson)
+    }
+
+    /// Writes a value as text.
+    ///
+    /// # Errors
+    /// When it lies too deep or holds U+0000.
+    pub fn of_value(value: &Value) -> Result<Self, JsonError> {
+        let mut writer = JsonWriter::default();
+        writer.any(value)?;
+        Ok(writer.finish())
+    }
+
     /// Whether both stand for the same value: the order of keys and the spelling of numbers do not count.
     #[must_use]
     pub fn same_value(&self, other: &Self) -> bool {
         if self.0 == other.0 {
             return true;
         }
-        // The library gives keys such as `$serde_json::private::RawValue` a meaning of their own; no key begins with one `$` here.
-        let parse = |json: &Self| serde_json::from_str(&json.0.replace('$', "$$"));
-        match (parse(self), parse(other)) {
+        match (self.to_value(), other.to_value()) {
             (Ok(left), Ok(right)) => same(&left, &right),
             _ => false,
         }
@@ -78,6 +106,83 @@ impl Json {
 impl AsRef<[u8]> for Json {
     fn as_ref(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+}
+
+/// A value that was read from JSON. The library's own way gives keys such as `$serde_json::private::RawValue` a meaning
+/// of their own; here every key is just a key.
+struct Parsed(Value);
+
+impl<'de> Deserialize<'de> for Parsed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ParsedVisitor).map(Self)
+    }
+}
+
+struct ParsedVisitor;
+
+impl<'de> Visitor<'de> for ParsedVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(Parsed(element)) = elements.next_element()? {
+            array.push(element);
+        }
+        Ok(array.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some((key, Parsed(value))) = entries.next_entry::<String, _>()? {
+            object.insert(key, value);
+        }
+        Ok(object.into())
+    }
+}
+
+/// What a value is, for people: `a text`.
+#[must_use]
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -157,6 +262,35 @@ impl JsonWriter {
         self.quoted(key)?;
         self.text.push(':');
         self.follows = false;
+        Ok(())
+    }
+
+    /// Writes any value.
+    ///
+    /// # Errors
+    /// When it lies deeper than [`MAX_JSON_DEPTH`] or holds U+0000.
+    pub fn any(&mut self, value: &Value) -> Result<(), JsonError> {
+        match value {
+            Value::Null => self.null(),
+            Value::Bool(value) => self.boolean(*value),
+            Value::Number(value) => self.number(value),
+            Value::String(value) => self.text(value)?,
+            Value::Array(elements) => {
+                self.open('[')?;
+                for element in elements {
+                    self.any(element)?;
+                }
+                self.close(']');
+            }
+            Value::Object(entries) => {
+                self.open('{')?;
+                for (key, value) in entries {
+                    self.key(key)?;
+                    self.any(value)?;
+                }
+                self.close('}');
+            }
+        }
         Ok(())
     }
 

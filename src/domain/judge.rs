@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 
 use super::{
-    AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent, Version,
-    append::Refusal,
+    AggregateId, AggregateType, CommandId, CommandStatus, CommandStep, EventId, EventType,
+    ExpectedVersion, Json, NewEvent, Version,
+    append::{AppendRequest, Refusal},
 };
 
 /// An event that is stored already, as far as a repeat is compared with it.
@@ -38,6 +39,8 @@ pub struct Facts {
     pub events: HashMap<EventId, KnownEvent>,
     /// The aggregates of the batch that are there, with their versions.
     pub aggregates: HashMap<AggregateId, (AggregateType, Version)>,
+    /// The commands of the batch that are there. None of them is in the batch twice.
+    pub commands: HashMap<CommandId, CommandStatus>,
 }
 
 /// What is to become of one request.
@@ -54,47 +57,55 @@ pub enum Verdict {
 impl Facts {
     /// Judges the next request: its ids first, then for each event the aggregate's type and version, which count after
     /// the events before it. What is accepted counts for the requests that follow.
-    pub fn judge(&mut self, request: &[NewEvent]) -> Verdict {
-        if let Some(verdict) = self.judge_ids(request) {
+    pub fn judge(&mut self, request: &AppendRequest) -> Verdict {
+        if let Some(verdict) = self.judge_ids(&request.events) {
             return verdict;
         }
+        let is_alone = request.events.is_empty();
+        if let Err(refusal) = self.judge_command(request.command.as_ref(), is_alone) {
+            return Verdict::Refuse(refusal);
+        }
         let mut accepted: HashMap<AggregateId, (AggregateType, Version)> = HashMap::new();
-        let mut versions = Vec::with_capacity(request.len());
-        for (index, event) in request.iter().enumerate() {
+        let mut versions = Vec::with_capacity(request.events.len());
+        for (index, event) in request.events.iter().enumerate() {
             let present = accepted
                 .get(&event.aggregate_id)
                 .or_else(|| self.aggregates.get(&event.aggregate_id));
-            let version = present.map_or(Version::NONE, |(_, version)| *version);
-            if let Some((actual, _)) = present.filter(|(actual, _)| *actual != event.aggregate_type)
-            {
-                let (expected, actual) = (event.aggregate_type.clone(), actual.clone());
-                return Verdict::Refuse(Refusal::TypeMismatch {
-                    index,
-                    expected,
-                    actual,
-                });
-            }
-            if let ExpectedVersion::Exactly(expected) = event.expected_version
-                && expected != version
-            {
-                return Verdict::Refuse(Refusal::VersionConflict {
-                    index,
-                    expected,
-                    actual: version,
-                });
-            }
-            versions.push(version.next());
-            accepted.insert(
-                event.aggregate_id,
-                (event.aggregate_type.clone(), version.next()),
+            let version = judge_aggregate(
+                present,
+                index,
+                Some(&event.aggregate_type),
+                event.expected_version,
             );
+            let version = match version {
+                Ok(version) => version.next(),
+                Err(refusal) => return Verdict::Refuse(refusal),
+            };
+            versions.push(version);
+            accepted.insert(event.aggregate_id, (event.aggregate_type.clone(), version));
         }
         self.aggregates.extend(accepted);
         Verdict::Append(versions)
     }
 
+    /// Judges the command of a request, and its aggregate where no event of the request does.
+    fn judge_command(&self, step: Option<&CommandStep>, is_alone: bool) -> Result<(), Refusal> {
+        let Some(step) = step else { return Ok(()) };
+        match (&step.record, self.commands.get(&step.id)) {
+            (Some(_), Some(_)) => return Err(Refusal::CommandKnown { id: step.id }),
+            (Some(_), None) | (None, Some(CommandStatus::Pending)) => {}
+            (None, _) => return Err(Refusal::CommandSettled { id: step.id }),
+        }
+        if is_alone {
+            let present = self.aggregates.get(&step.aggregate_id);
+            let expected_type = step.aggregate_type.as_ref();
+            judge_aggregate(present, 0, expected_type, step.expected_version)?;
+        }
+        Ok(())
+    }
+
     fn judge_ids(&self, request: &[NewEvent]) -> Option<Verdict> {
-        if self.events.is_empty() {
+        if self.events.is_empty() || request.is_empty() {
             return None;
         }
         let known = |event: &NewEvent| self.events.get(&event.id);
@@ -117,10 +128,41 @@ impl Facts {
     }
 }
 
+/// The version of an aggregate, if it is what a request expects.
+fn judge_aggregate(
+    present: Option<&(AggregateType, Version)>,
+    index: usize,
+    expected_type: Option<&AggregateType>,
+    expected_version: ExpectedVersion,
+) -> Result<Version, Refusal> {
+    let version = present.map_or(Version::NONE, |(_, version)| *version);
+    if let (Some((actual, _)), Some(expected)) = (present, expected_type)
+        && actual != expected
+    {
+        return Err(Refusal::TypeMismatch {
+            index,
+            expected: expected.clone(),
+            actual: actual.clone(),
+        });
+    }
+    match expected_version {
+        ExpectedVersion::Exactly(expected) if expected != version => {
+            Err(Refusal::VersionConflict {
+                index,
+                expected,
+                actual: version,
+            })
+        }
+        _ => Ok(version),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use uuid::Uuid;
+
+    use crate::domain::{CommandType, NewCommand};
 
     fn event(id: u128, aggregate: u128, expected: Option<i32>) -> NewEvent {
         NewEvent {
@@ -137,6 +179,44 @@ mod tests {
         }
     }
 
+    fn of(events: &[NewEvent]) -> AppendRequest {
+        AppendRequest::of_events(events.to_vec())
+    }
+
+    /// A command of an aggregate, to be recorded or to be settled, on a version.
+    fn step(id: u128, aggregate: u128, records: bool, expected: Option<i32>) -> CommandStep {
+        let (id, aggregate_id) = (
+            CommandId(Uuid::from_u128(id)),
+            AggregateId(Uuid::from_u128(aggregate)),
+        );
+        CommandStep {
+            id,
+            aggregate_id,
+            aggregate_type: AggregateType::new("user").ok(),
+            expected_version: expected.map_or(ExpectedVersion::Any, |version| {
+                ExpectedVersion::Exactly(Version(version))
+            }),
+            record: records.then(|| NewCommand {
+                id,
+                id_is_given: true,
+                aggregate_id,
+                command_type: CommandType::new("create_user").expect("a name"),
+                data: Json::empty_object(),
+                metadata: Json::empty_object(),
+                not_before: None,
+            }),
+            status: CommandStatus::Processed,
+            reason: None,
+        }
+    }
+
+    fn alone(step: CommandStep) -> AppendRequest {
+        AppendRequest {
+            events: Vec::new(),
+            command: Some(step),
+        }
+    }
+
     fn stored(event: &NewEvent) -> KnownEvent {
         KnownEvent {
             aggregate_id: event.aggregate_id,
@@ -150,7 +230,7 @@ mod tests {
     fn of_two_requests_that_expect_version_0_the_first_wins() {
         let mut facts = Facts::default();
         assert_eq!(
-            facts.judge(&[event(1, 1, Some(0))]),
+            facts.judge(&of(&[event(1, 1, Some(0))])),
             Verdict::Append(vec![Version(1)])
         );
         let refusal = Refusal::VersionConflict {
@@ -159,7 +239,7 @@ mod tests {
             actual: Version(1),
         };
         assert_eq!(
-            facts.judge(&[event(2, 1, Some(0))]),
+            facts.judge(&of(&[event(2, 1, Some(0))])),
             Verdict::Refuse(refusal)
         );
     }
@@ -172,7 +252,7 @@ mod tests {
             event(3, 1, Some(1)),
         ];
         assert_eq!(
-            Facts::default().judge(&request),
+            Facts::default().judge(&of(&request)),
             Verdict::Append(vec![Version(1), Version(1), Version(2)])
         );
     }
@@ -186,11 +266,11 @@ mod tests {
             actual: Version(1),
         };
         assert_eq!(
-            facts.judge(&[event(1, 1, None), event(2, 1, Some(5))]),
+            facts.judge(&of(&[event(1, 1, None), event(2, 1, Some(5))])),
             Verdict::Refuse(refusal)
         );
         assert_eq!(
-            facts.judge(&[event(3, 1, Some(0))]),
+            facts.judge(&of(&[event(3, 1, Some(0))])),
             Verdict::Append(vec![Version(1)])
         );
     }
@@ -204,7 +284,7 @@ mod tests {
             first.aggregate_id,
             (first.aggregate_type.clone(), Version(9)),
         );
-        assert_eq!(facts.judge(&[first]), Verdict::Duplicate);
+        assert_eq!(facts.judge(&of(&[first])), Verdict::Duplicate);
     }
 
     #[test]
@@ -215,7 +295,7 @@ mod tests {
         let mut other = first.clone();
         other.data = Json::stored("[]".to_owned());
         assert_eq!(
-            facts.judge(&[other]),
+            facts.judge(&of(&[other])),
             Verdict::Refuse(Refusal::IdReused {
                 index: 0,
                 id: first.id
@@ -223,7 +303,7 @@ mod tests {
         );
         let partly = [event(2, 1, None), first.clone()];
         assert_eq!(
-            facts.judge(&partly),
+            facts.judge(&of(&partly)),
             Verdict::Refuse(Refusal::IdReused {
                 index: 1,
                 id: first.id
@@ -235,17 +315,86 @@ mod tests {
     fn another_type_is_refused() {
         let mut facts = Facts::default();
         let first = event(1, 1, None);
-        facts.judge(std::slice::from_ref(&first));
+        facts.judge(&of(std::slice::from_ref(&first)));
         let mut other = event(2, 1, None);
         other.aggregate_type = AggregateType::new("order").expect("a name");
         let expected = other.aggregate_type.clone();
         assert_eq!(
-            facts.judge(&[other]),
+            facts.judge(&of(&[other])),
             Verdict::Refuse(Refusal::TypeMismatch {
                 index: 0,
                 expected,
                 actual: first.aggregate_type
             })
+        );
+    }
+
+    #[test]
+    fn a_command_is_recorded_once_and_settled_while_it_is_pending() {
+        let mut facts = Facts::default();
+        let known = |id| Verdict::Refuse(Refusal::CommandKnown { id });
+        let settled = |id| Verdict::Refuse(Refusal::CommandSettled { id });
+        let (record, settle) = (step(1, 1, true, None), step(1, 1, false, None));
+        let id = record.id;
+        assert_eq!(
+            facts.judge(&alone(record.clone())),
+            Verdict::Append(Vec::new())
+        );
+        assert_eq!(
+            facts.judge(&alone(settle.clone())),
+            settled(id),
+            "it is not there"
+        );
+        facts.commands.insert(id, CommandStatus::Pending);
+        assert_eq!(facts.judge(&alone(record.clone())), known(id));
+        assert_eq!(
+            facts.judge(&alone(settle.clone())),
+            Verdict::Append(Vec::new())
+        );
+        facts.commands.insert(id, CommandStatus::Rejected);
+        assert_eq!(facts.judge(&alone(record)), known(id));
+        assert_eq!(facts.judge(&alone(settle)), settled(id));
+    }
+
+    #[test]
+    fn a_command_without_events_is_judged_by_its_aggregate_too() {
+        let mut facts = Facts::default();
+        facts.judge(&of(&[event(1, 1, None)]));
+        assert_eq!(
+            facts.judge(&alone(step(1, 1, true, Some(1)))),
+            Verdict::Append(Vec::new())
+        );
+        let refusal = Refusal::VersionConflict {
+            index: 0,
+            expected: Version(0),
+            actual: Version(1),
+        };
+        assert_eq!(
+            facts.judge(&alone(step(2, 1, true, Some(0)))),
+            Verdict::Refuse(refusal)
+        );
+        let mut other = step(3, 1, true, None);
+        other.aggregate_type = AggregateType::new("order").ok();
+        assert!(matches!(
+            facts.judge(&alone(other)),
+            Verdict::Refuse(Refusal::TypeMismatch { index: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn a_refused_command_refuses_its_events() {
+        let mut facts = Facts::default();
+        let request = AppendRequest {
+            events: vec![event(1, 1, Some(0))],
+            command: Some(step(1, 1, false, Some(0))),
+        };
+        assert!(matches!(
+            facts.judge(&request),
+            Verdict::Refuse(Refusal::CommandSettled { .. })
+        ));
+        assert_eq!(
+            facts.judge(&of(&[event(2, 1, Some(0))])),
+            Verdict::Append(vec![Version(1)])
         );
     }
 }

@@ -1,33 +1,56 @@
-//! The words of the event store: ids, names, versions, positions, cursors, events, aggregates, stream entries.
+//! The words of the event store: ids, names, versions, positions, cursors, events, aggregates, stream entries, commands,
+//! deciders, read models.
 //! Floor 0: pure values; no async, no I/O, no clock of its own.
 
 pub mod access;
 pub mod aggregate;
 pub mod append;
 pub mod clock;
+pub mod command;
+pub mod contains;
 pub mod cursor;
+pub mod decider;
+pub mod declared;
 pub mod entry;
 pub mod event;
 pub mod filter;
 pub mod id;
 pub mod json;
 pub mod judge;
+pub mod merge;
 pub mod name;
 pub mod partition;
+pub mod projection;
+pub mod read_model;
+pub mod registry;
+pub mod schema;
 pub mod timestamp;
 pub mod version;
 
 pub use access::{Caller, RequestId, Role};
 pub use aggregate::Aggregate;
 pub use clock::{Clock, SystemClock};
+pub use command::{Command, CommandStatus, CommandStep, NewCommand};
 pub use cursor::{Cursor, CursorError, Place};
+pub use decider::{
+    CommandDescription, CommandInHand, DecidedEvent, Decider, Decision, FoldFault, PastEvent,
+    Rejection, State,
+};
 pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};
 pub use filter::EventFilter;
-pub use id::{AggregateId, DatabaseId, EventId};
+pub use id::{AggregateId, CommandId, DatabaseId, EventId};
 pub use json::{Json, JsonError};
-pub use name::{AggregateType, EventType, NameError, StreamName};
+pub use name::{AggregateType, CommandType, EventType, NameError, StreamName};
 pub use partition::{Partition, PartitionCount};
+pub use projection::{
+    Checkpoint, CheckpointStep, FencingToken, Folded, Projected, RebuildOutcome, SaveOutcome,
+};
+pub use read_model::{
+    ExternalModel, ExternalOutcome, ReadModel, ReadModelFilter, ReadModelSource, ReadModelTime,
+};
+pub use registry::{CommandKind, DecideError, Domain, DomainError};
+pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
 

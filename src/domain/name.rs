@@ -1,4 +1,4 @@
-//! Names that clients choose: types of aggregates and events, streams. Floor 0.
+//! Names that clients choose: types of aggregates, events and commands, streams. Floor 0.
 
 use std::{fmt, sync::Arc};
 
@@ -87,6 +87,10 @@ name! {
 name! {
     /// What happened, in the past tense: `user_created`.
     EventType
+}
+name! {
+    /// What is asked for, in the imperative: `create_user`.
+    CommandType
 }
 name! {
     /// The name of a stream: `user_events`.

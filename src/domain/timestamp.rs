@@ -1,6 +1,6 @@
 //! Instants in UTC with microseconds. Floor 0.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 
@@ -27,6 +27,21 @@ impl Timestamp {
         DateTime::parse_from_rfc3339(text)
             .ok()
             .map(|time| Self(time.timestamp_micros()))
+    }
+
+    /// The instant so much later.
+    #[must_use]
+    pub fn after(self, time: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
+        )
+    }
+
+    /// How much later this instant is than another one; nothing where it is not.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
     /// The same instant for the database.

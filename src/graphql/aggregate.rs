@@ -6,19 +6,25 @@ use async_graphql::{Context, InputObject, Object, Result, SimpleObject, parser::
 
 use super::{
     access::require,
+    command::{self, CommandConnection},
     errors::ApiError,
     event::{EventObject, aggregate_types},
     loaders::Loaders,
     pagination::{Order, check_first, check_version, connection, list_cost},
     plain::{Fragments, Node, Nodes, Plain},
-    scalars::{DateTimeScalar, UuidScalar},
+    read_model::{self, ReadModelObject},
+    scalars::{DateTimeScalar, JsonScalar, UuidScalar},
     text::JsonText,
 };
 use crate::{
     app::App,
     domain::{Aggregate, AggregateId, AggregateType, Cursor, CursorError, Role, Version},
+    states::StateAt,
     store::EventRange,
 };
+
+/// The cost of a state for the limit of complexity: it takes events to read, of which there may be many.
+const STATE_COST: usize = 20;
 
 /// What has events and a version.
 #[derive(Clone)]
@@ -80,6 +86,55 @@ impl AggregateObject {
             events.reverse();
         }
         Ok(Nodes(events))
+    }
+
+    /// Its state folded from its events by the domain's rules: now, or as it was at a version or at an instant (one of the
+    /// two). Null before the first event and after a deletion.
+    #[graphql(complexity = "STATE_COST")]
+    async fn state(
+        &self,
+        ctx: &Context<'_>,
+        at_version: Option<i32>,
+        at: Option<DateTimeScalar>,
+    ) -> Result<Option<JsonScalar>> {
+        let newest = self.0.version;
+        let version = match at_version {
+            Some(_) if at.is_some() => {
+                let message = "give a version (atVersion) or an instant (at), not both";
+                return Err(ApiError::bad_input("at", message).into());
+            }
+            Some(version) => check_version("atVersion", version)?,
+            None => newest,
+        };
+        if version > newest {
+            return Err(ApiError::VersionNotReached { head: newest.0 }.into());
+        }
+        let wanted = StateAt {
+            aggregate_id: self.0.id,
+            aggregate_type: self.0.aggregate_type.clone(),
+            version,
+            at: at.map(|at| at.0),
+        };
+        let loaders = ctx.data_unchecked::<Arc<Loaders>>();
+        let folded = loaders.states.one(wanted).await?;
+        let state = folded.transpose().map_err(ApiError::State)?;
+        Ok(state.filter(|state| state.is_object()).map(JsonScalar))
+    }
+
+    /// The commands that were to change it, in the order in which they were made.
+    #[graphql(complexity = "list_cost(first, child_complexity)")]
+    async fn commands(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 20)] first: i32,
+        after: Option<String>,
+    ) -> Result<CommandConnection> {
+        command::commands_of(ctx, self.0.id, first, after.as_deref()).await
+    }
+
+    /// Its read model. Null before the first event is folded and after a deletion.
+    async fn read_model(&self, ctx: &Context<'_>) -> Result<Option<Node<ReadModelObject>>> {
+        read_model::find(ctx, self.0.id).await
     }
 }
 

@@ -29,8 +29,8 @@ use crate::store::{Store, StoreError};
 /// How many steps an operation makes before others have their turn.
 const STEPS_AT_ONCE: usize = 1000;
 
-/// A kind of look-up that takes many keys at a time.
-pub(super) trait LookUp: Send + Sync + 'static {
+/// A kind of look-up that takes many keys at a time, in a source: the store, or what is made of it.
+pub(super) trait LookUp<Source = Store>: Send + Sync + 'static {
     /// What is looked up.
     type Key: Clone + Eq + Hash + Send + 'static;
     /// What is found.
@@ -38,20 +38,23 @@ pub(super) trait LookUp: Send + Sync + 'static {
 
     /// Finds the values of keys, each of which comes once.
     fn find(
-        store: &Store,
+        source: &Source,
         keys: Vec<Self::Key>,
     ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Value>, ApiError>> + Send;
 }
 
-type Answer<L> = Result<Option<<L as LookUp>::Value>, ApiError>;
-type Waiting<L> = Vec<(<L as LookUp>::Key, oneshot::Sender<Answer<L>>)>;
+type Answer<L, Source> = Result<Option<<L as LookUp<Source>>::Value>, ApiError>;
+type Waiting<L, Source> = Vec<(
+    <L as LookUp<Source>>::Key,
+    oneshot::Sender<Answer<L, Source>>,
+)>;
 
 /// The look-ups of one kind that were asked for and are not started.
-pub(super) struct Batch<L: LookUp> {
-    waiting: Mutex<Waiting<L>>,
+pub(super) struct Batch<L: LookUp<Source>, Source = Store> {
+    waiting: Mutex<Waiting<L, Source>>,
 }
 
-impl<L: LookUp> Default for Batch<L> {
+impl<L: LookUp<Source>, Source> Default for Batch<L, Source> {
     fn default() -> Self {
         Self {
             waiting: Mutex::default(),
@@ -59,9 +62,9 @@ impl<L: LookUp> Default for Batch<L> {
     }
 }
 
-impl<L: LookUp> Batch<L> {
+impl<L: LookUp<Source>, Source: Clone + Send + Sync + 'static> Batch<L, Source> {
     /// Looks one key up, together with the others that the operation asks for before it waits.
-    pub(super) async fn one(&self, key: L::Key) -> Answer<L> {
+    pub(super) async fn one(&self, key: L::Key) -> Answer<L, Source> {
         let (answer, answered) = oneshot::channel();
         self.lock().push((key, answer));
         answered.await.unwrap_or_else(|_| {
@@ -71,15 +74,15 @@ impl<L: LookUp> Batch<L> {
     }
 
     /// The look-up of all keys that are waiting; none where there are none.
-    pub(super) fn take(&self, store: &Store) -> Option<BoxFuture<'static, ()>> {
+    pub(super) fn take(&self, source: &Source) -> Option<BoxFuture<'static, ()>> {
         let waiting = mem::take(&mut *self.lock());
         if waiting.is_empty() {
             return None;
         }
-        let store = store.clone();
+        let source = source.clone();
         Some(Box::pin(async move {
             let keys: HashSet<L::Key> = waiting.iter().map(|(key, _)| key.clone()).collect();
-            let found = L::find(&store, keys.into_iter().collect()).await;
+            let found = L::find(&source, keys.into_iter().collect()).await;
             for (key, answer) in waiting {
                 let value = found.as_ref().map(|found| found.get(&key).cloned());
                 // Who asked may have been given up meanwhile.
@@ -88,7 +91,7 @@ impl<L: LookUp> Batch<L> {
         }))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting<L>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting<L, Source>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

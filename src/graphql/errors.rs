@@ -7,7 +7,10 @@ use async_graphql::{Error, ErrorExtensionValues, ErrorExtensions, ServerError};
 use super::scalars::what_would_be_right;
 use crate::{
     appender::AppendError,
-    domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, append::Refusal},
+    commands::CommandError,
+    domain::{Caller, Cursor, DatabaseId, PartitionCount, Place, Role, Version, append::Refusal},
+    projections::WaitError,
+    states::StateError,
     store::StoreError,
     tail::{FollowError, Head},
 };
@@ -26,6 +29,10 @@ pub(super) enum ApiError {
     PlaceNotReached { head: String },
     /// A position above the newest one of the stream.
     PositionNotReached { head: i64 },
+    /// A version above the newest one of the aggregate.
+    VersionNotReached { head: i32 },
+    /// A state that cannot be had: an event cannot be folded, or there are too many.
+    State(StateError),
     /// The aggregate is of another type.
     TypeMismatch {
         field: String,
@@ -39,8 +46,20 @@ pub(super) enum ApiError {
         error: AppendError,
         input: AppendInput,
     },
+    /// The command came to nothing.
+    Command(CommandError),
+    /// What a mutation names is not there.
+    NotFound { field: String, message: String },
+    /// Somebody else does it already; nothing was done.
+    Busy { message: String },
+    /// A read model has not come to the version that was asked for.
+    ReadModelBehind { version: Version, message: String },
+    /// A read model will not come to the version that was asked for by itself.
+    ReadModelFaulted { version: Version, message: String },
     /// The database failed while it was read.
     Store(Arc<StoreError>),
+    /// The database failed while it was written to.
+    Write(Arc<StoreError>),
 }
 
 /// How the events of an append were given.
@@ -64,6 +83,18 @@ impl ApiError {
         }
     }
 
+    pub(super) fn not_found(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::NotFound {
+            field: field.into(),
+            message: message.to_string(),
+        }
+    }
+
+    /// A fault of the database in a write that may be repeated as it is.
+    pub(super) fn of_write(error: StoreError) -> Self {
+        Self::Write(Arc::new(error))
+    }
+
     pub(super) fn not_reached(
         place: Place,
         database: DatabaseId,
@@ -84,6 +115,11 @@ impl ApiError {
                 head: Head::Log(place),
             } => Self::not_reached(place, database, partitions),
             FollowError::NotReached {
+                head: Head::Changes(heads),
+            } => Self::PlaceNotReached {
+                head: Cursor::Changes(heads).encode(database, partitions),
+            },
+            FollowError::NotReached {
                 head: Head::Stream(position),
             } => Self::PositionNotReached { head: position.0 },
             FollowError::Store(error) => error.into(),
@@ -94,6 +130,29 @@ impl ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))
+    }
+}
+
+impl From<CommandError> for ApiError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Append(error) => Self::Append {
+                error,
+                input: AppendInput::One,
+            },
+            error => Self::Command(error),
+        }
+    }
+}
+
+impl From<WaitError> for ApiError {
+    fn from(error: WaitError) -> Self {
+        let message = error.to_string();
+        match error {
+            WaitError::Behind { version } => Self::ReadModelBehind { version, message },
+            WaitError::Faulted { version, .. } => Self::ReadModelFaulted { version, message },
+            WaitError::Store(error) => error.into(),
+        }
     }
 }
 
@@ -115,6 +174,14 @@ impl From<ApiError> for Error {
                     extensions.set("head", head)
                 })
             }
+            ApiError::VersionNotReached { head } => {
+                let message =
+                    format!("the version lies above the aggregate's newest one, which is {head}");
+                coded(message, "PLACE_NOT_REACHED", |extensions| {
+                    extensions.set("head", head)
+                })
+            }
+            ApiError::State(error) => no_state(&error),
             ApiError::TypeMismatch {
                 field,
                 expected,
@@ -129,7 +196,23 @@ impl From<ApiError> for Error {
                 input,
             } => refused(refusal, input),
             ApiError::Append { error, .. } => not_appended(error),
+            ApiError::Command(error) => of_command(error),
+            ApiError::NotFound { field, message } => coded(message, "NOT_FOUND", |extensions| {
+                extensions.set("field", field);
+            }),
+            ApiError::Busy { message } => unavailable(message, "NOT_DONE"),
+            ApiError::ReadModelBehind { version, message } => {
+                coded(message, "READ_MODEL_BEHIND", |extensions| {
+                    extensions.set("version", version.0);
+                })
+            }
+            ApiError::ReadModelFaulted { version, message } => {
+                coded(message, "READ_MODEL_FAULTED", |extensions| {
+                    extensions.set("version", version.0);
+                })
+            }
             ApiError::Store(error) => not_read(error),
+            ApiError::Write(error) => not_written(error),
         }
     }
 }
@@ -197,6 +280,11 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
         Refusal::IdReused { index, .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", of(index, "id"));
         }),
+        Refusal::CommandKnown { .. } | Refusal::CommandSettled { .. } => {
+            coded(message, "ID_REUSED", |extensions| {
+                extensions.set("field", "input.id");
+            })
+        }
         Refusal::ValueRefused => {
             let field = match input {
                 AppendInput::One => "input.data",
@@ -204,6 +292,38 @@ fn refused(refusal: Refusal, input: AppendInput) -> Error {
             };
             bad_user_input(field, "holds a value that the database cannot store")
         }
+    }
+}
+
+fn not_found(what: &str) -> Error {
+    coded(format!("there is no {what}"), "NOT_FOUND", |_| {})
+}
+
+fn of_command(error: CommandError) -> Error {
+    let message = error.to_string();
+    match error {
+        CommandError::UnknownType { known, .. } => {
+            let known: Vec<&str> = known.iter().map(|name| name.as_str()).collect();
+            let message = format!("{message}: the types are {}", known.join(", "));
+            coded(message, "UNKNOWN_COMMAND_TYPE", |extensions| {
+                extensions.set("known", known);
+                extensions.set("field", "input.type");
+            })
+        }
+        CommandError::WrongData { name, violations } => {
+            let violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            let message = format!("is not what {name} takes: {}", violations.join("; "));
+            bad_user_input("input.data", &message)
+        }
+        CommandError::IdReused { .. } => coded(message, "ID_REUSED", |extensions| {
+            extensions.set("field", "input.id");
+        }),
+        CommandError::TypeMismatch { expected, actual } => {
+            type_mismatch("input.aggregateId", expected.as_str(), actual.as_str())
+        }
+        CommandError::NotThere { id } => not_found(&format!("command {id}")),
+        CommandError::Faulted { .. } => internal(Arc::new(error)),
+        CommandError::Append(error) => not_appended(error),
     }
 }
 
@@ -247,6 +367,22 @@ fn not_appended(error: AppendError) -> Error {
     }
 }
 
+fn no_state(error: &StateError) -> Error {
+    match error {
+        StateError::Faulted { version, .. } => {
+            coded(error.to_string(), "READ_MODEL_FAULTED", |extensions| {
+                extensions.set("version", version.0);
+            })
+        }
+        StateError::TooMuch { .. } => {
+            let message = format!(
+                "{error} (the option --max-folded-events): ask for fewer states, or at lower versions"
+            );
+            bad_user_input("state", &message)
+        }
+    }
+}
+
 fn not_read(error: Arc<StoreError>) -> Error {
     if !error.is_passing() {
         return internal(error);
@@ -255,17 +391,39 @@ fn not_read(error: Arc<StoreError>) -> Error {
         error = error.as_ref() as &dyn StdError,
         "the database could not be read"
     );
-    coded(
-        "the database cannot be reached: try again",
-        "UNAVAILABLE",
-        |extensions| {
-            extensions.set("retryAfterMs", RETRY_AFTER_MS);
-            extensions.set("outcome", "NOT_DONE");
-        },
+    unavailable("the database cannot be reached: try again", "NOT_DONE")
+}
+
+fn not_written(error: Arc<StoreError>) -> Error {
+    if !error.is_passing() {
+        return internal(error);
+    }
+    tracing::warn!(
+        error = error.as_ref() as &dyn StdError,
+        "the database could not be written to"
+    );
+    if error.is_outcome_unknown() {
+        let message = "the connection to the database was lost: whether it was done is unknown, and repeating it is safe";
+        return unavailable(message, "UNKNOWN");
+    }
+    unavailable(
+        "the database cannot take it now: nothing was done, try again",
+        "NOT_DONE",
     )
 }
 
-fn internal(error: Arc<StoreError>) -> Error {
+fn unavailable(message: impl Into<String>, outcome: &str) -> Error {
+    coded(message, "UNAVAILABLE", |extensions| {
+        extensions.set("retryAfterMs", RETRY_AFTER_MS);
+        extensions.set("outcome", outcome);
+        if outcome == "UNKNOWN" {
+            // No id is needed to repeat it.
+            extensions.set("ids", Vec::<String>::new());
+        }
+    })
+}
+
+fn internal(error: Arc<dyn StdError + Send + Sync>) -> Error {
     let mut internal = coded(
         "the server failed; its log says why, under this request id",
         "INTERNAL",

@@ -196,7 +196,7 @@ impl EventFilterInput {
 }
 
 /// Databases take only so many parameters in a statement.
-fn check_length(field: &str, length: usize) -> Result<(), ApiError> {
+pub(super) fn check_length(field: &str, length: usize) -> Result<(), ApiError> {
     if length > MAX_TYPES {
         let message = format!("has {length} names: at most {MAX_TYPES} are allowed");
         return Err(ApiError::bad_input(field, message));
@@ -210,11 +210,14 @@ pub(super) fn aggregate_types(
     types: &[String],
 ) -> Result<Vec<AggregateType>, ApiError> {
     check_length(field, types.len())?;
-    let check = |(index, name): (usize, &String)| {
-        AggregateType::new(name)
-            .map_err(|error| ApiError::bad_input(format!("{field}[{index}]"), error))
-    };
+    let check =
+        |(index, name): (usize, &String)| aggregate_type(&format!("{field}[{index}]"), name);
     types.iter().enumerate().map(check).collect()
+}
+
+/// Checks the name of a type of aggregates.
+pub(super) fn aggregate_type(field: &str, name: &str) -> Result<AggregateType, ApiError> {
+    AggregateType::new(name).map_err(|error| ApiError::bad_input(field, error))
 }
 
 /// An event to append.
@@ -276,7 +279,7 @@ impl AppendEventInput {
 /// The largest correlation id, in bytes as JSON: it has an index, which takes no larger ones.
 const MAX_CORRELATION_ID_BYTES: usize = 500;
 
-fn check_correlation_id(field: &str, metadata: &Json) -> Result<(), ApiError> {
+pub(super) fn check_correlation_id(field: &str, metadata: &Json) -> Result<(), ApiError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Metadata<'a> {

@@ -9,8 +9,10 @@ use super::{
     errors::ApiError,
 };
 use crate::{
-    domain::{Aggregate, AggregateId, Entry, Event, EventId},
-    store::{EntryRange, EventRange, Store},
+    app::App,
+    domain::{Aggregate, AggregateId, Command, Domain, Entry, Event, EventId, ReadModel},
+    states::{self, FoldBudget, Folded, StateAt},
+    store::{CommandPlace, EntryRange, EventRange, Store},
 };
 
 /// The look-ups of one operation.
@@ -19,18 +21,36 @@ pub(super) struct Loaders {
     pub(super) aggregates: Batch<AggregateById>,
     pub(super) events: Batch<EventById>,
     pub(super) event_ranges: Batch<EventsInRange>,
+    pub(super) commands: Batch<CommandsOfAggregate>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
+    pub(super) read_models: Batch<ReadModelOf>,
+    folding: Folding,
+    pub(super) states: Batch<StateOf, Folding>,
 }
 
 impl Loaders {
-    pub(super) fn new(store: &Store) -> Arc<Self> {
+    pub(super) fn new(app: &App, max_folded_events: usize) -> Arc<Self> {
+        let store = app.store().clone();
         Arc::new(Self {
-            store: store.clone(),
+            folding: Folding {
+                store: store.clone(),
+                domain: app.domain().clone(),
+                budget: Arc::new(FoldBudget::new(max_folded_events)),
+            },
+            store,
             aggregates: Batch::default(),
             events: Batch::default(),
             event_ranges: Batch::default(),
+            commands: Batch::default(),
             entry_ranges: Batch::default(),
+            read_models: Batch::default(),
+            states: Batch::default(),
         })
+    }
+
+    /// Says that an answer is done: the next one of a subscription may fold as much again.
+    pub(super) fn begin_next_answer(&self) {
+        self.folding.budget.renew();
     }
 }
 
@@ -41,7 +61,10 @@ impl Batches for Arc<Loaders> {
             self.aggregates.take(store),
             self.events.take(store),
             self.event_ranges.take(store),
+            self.commands.take(store),
             self.entry_ranges.take(store),
+            self.read_models.take(store),
+            self.states.take(&self.folding),
         ];
         asked.into_iter().flatten().collect()
     }
@@ -113,6 +136,99 @@ impl LookUp for EventsInRange {
             // Ranges of one aggregate may overlap, and each of them has read the overlap.
             events.dedup_by_key(|event| event.version);
             found.insert(range, events);
+        }
+        Ok(found)
+    }
+}
+
+/// Read models by their aggregates, tombstones too.
+pub(super) struct ReadModelOf;
+
+impl LookUp for ReadModelOf {
+    type Key = AggregateId;
+    type Value = Arc<ReadModel>;
+
+    async fn find(
+        store: &Store,
+        ids: Vec<AggregateId>,
+    ) -> Result<HashMap<AggregateId, Arc<ReadModel>>, ApiError> {
+        let models = store.read_models_by_id(&ids).await?;
+        Ok(models
+            .into_iter()
+            .map(|(id, model)| (id, Arc::new(model)))
+            .collect())
+    }
+}
+
+/// What states are folded with.
+#[derive(Clone)]
+pub(super) struct Folding {
+    store: Store,
+    domain: Arc<Domain>,
+    budget: Arc<FoldBudget>,
+}
+
+/// States of aggregates.
+pub(super) struct StateOf;
+
+impl LookUp<Folding> for StateOf {
+    type Key = StateAt;
+    type Value = Folded;
+
+    async fn find(
+        folding: &Folding,
+        wanted: Vec<StateAt>,
+    ) -> Result<HashMap<StateAt, Folded>, ApiError> {
+        let Folding {
+            store,
+            domain,
+            budget,
+        } = folding;
+        Ok(states::fold(store, domain, budget, wanted).await?)
+    }
+}
+
+/// The first commands of one aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CommandsAsked {
+    /// The aggregate.
+    pub(super) aggregate_id: AggregateId,
+    /// Behind this place.
+    pub(super) after: Option<CommandPlace>,
+    /// How many at most.
+    pub(super) first: usize,
+}
+
+/// The first commands of aggregates, in the order of their creation. Those of one field are asked for in the same way, so a
+/// statement for each way is a statement for each field of the document.
+pub(super) struct CommandsOfAggregate;
+
+impl LookUp for CommandsOfAggregate {
+    type Key = CommandsAsked;
+    type Value = Vec<Command>;
+
+    async fn find(
+        store: &Store,
+        asked: Vec<CommandsAsked>,
+    ) -> Result<HashMap<CommandsAsked, Self::Value>, ApiError> {
+        let mut ways: HashMap<_, Vec<AggregateId>> = HashMap::new();
+        for asked in asked {
+            ways.entry((asked.after, asked.first))
+                .or_default()
+                .push(asked.aggregate_id);
+        }
+        let mut found = HashMap::new();
+        for ((after, first), ids) in ways {
+            let commands = store.commands_of_aggregates(&ids, after, first).await?;
+            found.extend(commands.into_iter().map(|(aggregate_id, mut commands)| {
+                commands.truncate(first);
+                let asked = CommandsAsked {
+                    aggregate_id,
+                    after,
+                    first,
+                };
+                (asked, commands)
+            }));
         }
         Ok(found)
     }

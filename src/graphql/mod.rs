@@ -3,6 +3,7 @@
 mod access;
 mod aggregate;
 mod batching;
+mod command;
 mod documents;
 mod errors;
 mod event;
@@ -11,6 +12,8 @@ mod loaders;
 mod order;
 mod pagination;
 mod plain;
+mod read_model;
+mod read_model_changes;
 mod scalars;
 mod schema;
 mod server;
@@ -39,6 +42,7 @@ pub struct Graphql {
     app: Arc<App>,
     schema: Schema,
     documents: Arc<Documents>,
+    max_folded_events: usize,
 }
 
 /// A request whose document is parsed, and the kind of its operation.
@@ -97,6 +101,7 @@ impl Graphql {
             app,
             schema,
             documents: Arc::new(Documents::new()),
+            max_folded_events: limits.max_folded_events,
         }
     }
 
@@ -119,7 +124,7 @@ impl Graphql {
 
     /// Executes a query or a mutation. The answer's data is written by [`AsJson`].
     pub async fn execute(&self, prepared: Prepared, caller: Caller) -> Response {
-        let loaders = Loaders::new(self.app.store());
+        let loaders = Loaders::new(&self.app, self.max_folded_events);
         let request = prepared
             .request
             .data(caller)
@@ -133,14 +138,15 @@ impl Graphql {
     /// Executes a subscription; a query or a mutation answers once. The answers' data is written by [`AsJson`].
     pub fn subscribe(&self, prepared: Prepared, caller: Caller) -> BoxStream<'static, Response> {
         let shape = prepared.shape;
-        let loaders = Loaders::new(self.app.store());
+        let loaders = Loaders::new(&self.app, self.max_folded_events);
         let request = prepared
             .request
             .data(caller)
             .data(loaders.clone())
             .data(selects_twice(shape.as_deref()));
-        Batched::new(self.schema.execute_stream(request).boxed(), loaders)
+        Batched::new(self.schema.execute_stream(request).boxed(), loaders.clone())
             .map(move |mut response| {
+                loaders.begin_next_answer();
                 finish(&mut response, shape.as_deref(), Some(&caller));
                 response
             })

@@ -218,7 +218,7 @@ pub(super) fn list_cost(first: i32, child_complexity: usize) -> usize {
 /// The place that a cursor of events names; an empty text is the beginning.
 pub(super) fn place_of(cursor: Cursor) -> Option<Place> {
     match cursor {
-        Cursor::Events(place) => Some(place),
+        Cursor::Events(place) | Cursor::Head { events: place, .. } => Some(place),
         _ => None,
     }
 }

@@ -4,23 +4,44 @@ use async_graphql::{MergedObject, MergedSubscription, SchemaBuilder};
 
 use super::{
     aggregate::{AggregateMutation, AggregateQuery},
+    command::{CommandMutation, CommandQuery, CommandSubscription},
     event::{EventMutation, EventQuery, EventSubscription},
+    read_model::{ReadModelMutation, ReadModelQuery},
+    read_model_changes::ReadModelSubscription,
     server::ServerQuery,
     stream::{StreamMutation, StreamQuery, StreamSubscription},
 };
 
 /// What can be read.
 #[derive(MergedObject, Default)]
-pub struct Query(AggregateQuery, EventQuery, StreamQuery, ServerQuery);
+pub struct Query(
+    AggregateQuery,
+    EventQuery,
+    CommandQuery,
+    ReadModelQuery,
+    StreamQuery,
+    ServerQuery,
+);
 
 /// What can be written.
 #[derive(MergedObject, Default)]
-pub struct Mutation(AggregateMutation, EventMutation, StreamMutation);
+pub struct Mutation(
+    AggregateMutation,
+    EventMutation,
+    CommandMutation,
+    ReadModelMutation,
+    StreamMutation,
+);
 
 /// Every subscription goes from history over to live without a gap, a repeat or a change of order, and continues behind the
 /// place that the client names, also after a lost connection. Without a place it starts with what comes after it was accepted.
 #[derive(MergedSubscription, Default)]
-pub struct Subscription(StreamSubscription, EventSubscription);
+pub struct Subscription(
+    StreamSubscription,
+    EventSubscription,
+    CommandSubscription,
+    ReadModelSubscription,
+);
 
 /// The schema of the API.
 pub type Schema = async_graphql::Schema<Query, Mutation, Subscription>;

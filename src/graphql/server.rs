@@ -32,12 +32,16 @@ impl Server {
             .unwrap_or(i32::MAX)
     }
 
-    /// The newest place in the event log: take it before reading a list, and subscribe behind it after.
+    /// The newest place in the event log: take it before reading a list, and subscribe behind it after. The subscription
+    /// `readModels` takes it too.
     async fn head_cursor(&self, ctx: &Context<'_>) -> Result<String> {
         let store = ctx.data_unchecked::<Arc<App>>().store();
         let heads = store.heads().await.map_err(ApiError::from)?;
-        Ok(Cursor::Events(Place::behind(heads.events))
-            .encode(store.database_id(), store.partitions()))
+        let head = Cursor::Head {
+            events: Place::behind(heads.events),
+            changes: heads.changes,
+        };
+        Ok(head.encode(store.database_id(), store.partitions()))
     }
 
     /// When the server started.

@@ -66,6 +66,18 @@ impl JsonText {
         Some(())
     }
 
+    /// Writes a value, or `null` where there is none.
+    pub(super) fn optional<T>(
+        &mut self,
+        value: Option<T>,
+        write: impl FnOnce(&mut Self, T) -> Option<()>,
+    ) -> Option<()> {
+        match value {
+            Some(value) => write(self, value),
+            None => self.null(),
+        }
+    }
+
     /// Writes `true` or `false`.
     pub(super) fn boolean(&mut self, value: bool) -> Option<()> {
         self.bytes

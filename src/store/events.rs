@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use entity::events::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
-    Statement,
+    Statement, Value,
     sea_query::{self, Expr, ExprTrait, Func, JoinType, Query, SelectStatement},
 };
 
 use super::{Store, StoreError, backend::Backend, rows};
 use crate::domain::{
-    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, NewEvent, Order, Partition,
-    Position, Version,
-    append::{AppendedEvent, Outcome},
+    AggregateId, AggregateType, Event, EventFilter, EventId, EventType, Order, Partition, Position,
+    Version,
+    append::{AppendRequest, AppendedEvent, Outcome},
 };
 
 /// The keys that one statement takes: SQLite has 32,766 parameters, and a key up to four.
@@ -52,14 +52,14 @@ pub struct EventScan<'a> {
 impl Store {
     /// Appends a batch of requests to one partition in one transaction. Each request is judged on its own.
     ///
-    /// No id may come twice in a batch, and every aggregate must lie in the partition.
+    /// No id of an event or a command may come twice in a batch, and every aggregate must lie in the partition.
     ///
     /// # Errors
     /// When the database fails; then nothing was appended, unless the outcome is unknown.
     pub async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.backend
             .append_events(partition, requests, self.clock.now())
@@ -73,7 +73,7 @@ impl Store {
     /// When the database fails; then nothing was appended, unless the outcome is unknown.
     pub async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.backend
             .append_events_across(parts, self.clock.now())
@@ -186,20 +186,44 @@ impl Store {
         Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
     }
 
+    /// Reads ranges of several aggregates to fold them, in one statement, one range for each, up to the event that reaches
+    /// `max_bytes` over all: at least one. The events come by aggregate and in the order of their versions, without their
+    /// metadata, which no fold looks at.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_to_fold(
+        &self,
+        ranges: &[EventRange],
+        max_bytes: usize,
+    ) -> Result<Vec<Event>, StoreError> {
+        let (relation, values) = self.relation(ranges);
+        let columns = rows::EVENT_COLUMNS.join(", ");
+        let stored = self.backend.stored_bytes("e.event_data");
+        // What is stored is measured without being read, and as text it may be longer; both are bounded.
+        let sql = format!(
+            "WITH ranges (no, id, low, high) AS ({relation}), \
+             sized AS (SELECT e.partition_no, e.position, SUM({stored}) \
+             OVER (ORDER BY e.aggregate_id, e.version ROWS UNBOUNDED PRECEDING) - ({stored}) AS bytes_before \
+             FROM ranges r JOIN events e \
+             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high), \
+             page AS MATERIALIZED (SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
+             CAST(e.event_data AS text) AS event_data, '{{}}' AS event_metadata, e.version, e.created_at \
+             FROM sized s JOIN events e ON e.partition_no = s.partition_no AND e.position = s.position \
+             WHERE s.bytes_before < {max_bytes}), \
+             summed AS (SELECT page.*, SUM(LENGTH(event_data)) \
+             OVER (ORDER BY aggregate_id, version ROWS UNBOUNDED PRECEDING) - LENGTH(event_data) AS chars_before FROM page) \
+             SELECT {columns} FROM summed WHERE chars_before < {max_bytes} ORDER BY aggregate_id, version",
+        );
+        let backend = self.backend.dialect();
+        let rows = self
+            .read(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
+        rows.iter().map(rows::event).collect()
+    }
+
     async fn events_in_chunk(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
-        let keys: Vec<_> = ranges
-            .iter()
-            .map(|range| {
-                let partition = self.partitions.of_aggregate(range.aggregate_id);
-                (
-                    partition,
-                    range.aggregate_id.0,
-                    i64::from(range.first.0),
-                    i64::from(range.last.0),
-                )
-            })
-            .collect();
-        let (relation, values) = self.backend.uuid_ranges(&keys);
+        let (relation, values) = self.relation(ranges);
         let sql = format!(
             "WITH ranges (no, id, low, high) AS ({relation}) \
              SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
@@ -212,6 +236,17 @@ impl Store {
             .read(Statement::from_sql_and_values(backend, sql, values))
             .await?;
         rows.iter().map(rows::event).collect()
+    }
+
+    /// Ranges as a relation (partition, aggregate, first version, last version) and its values.
+    fn relation(&self, ranges: &[EventRange]) -> (String, Vec<Value>) {
+        let key = |range: &EventRange| {
+            let partition = self.partitions.of_aggregate(range.aggregate_id);
+            let (first, last) = (i64::from(range.first.0), i64::from(range.last.0));
+            (partition, range.aggregate_id.0, first, last)
+        };
+        let keys: Vec<_> = ranges.iter().map(key).collect();
+        self.backend.uuid_ranges(&keys)
     }
 }
 

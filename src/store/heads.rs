@@ -14,6 +14,8 @@ pub struct Heads {
     pub events: Vec<Position>,
     /// Of the stream entries.
     pub entries: Vec<Position>,
+    /// Of the changes of read models.
+    pub changes: Vec<Position>,
 }
 
 impl Store {
@@ -29,7 +31,8 @@ impl Store {
         }
         sql.push_str(
             ") SELECT CAST(COALESCE((SELECT MAX(position) FROM events WHERE partition_no = no), 0) AS bigint), \
-             CAST(COALESCE((SELECT MAX(entry_position) FROM event_streams WHERE partition_no = no), 0) AS bigint) \
+             CAST(COALESCE((SELECT MAX(entry_position) FROM event_streams WHERE partition_no = no), 0) AS bigint), \
+             CAST(COALESCE((SELECT MAX(change_position) FROM read_models WHERE partition_no = no), 0) AS bigint) \
              FROM partitions ORDER BY no",
         );
         let backend = self.backend.dialect();
@@ -38,6 +41,7 @@ impl Store {
             let mut row = Row::of(&row);
             heads.events.push(Position(row.next()?));
             heads.entries.push(Position(row.next()?));
+            heads.changes.push(Position(row.next()?));
         }
         Ok(heads)
     }

@@ -4,11 +4,17 @@
 
 mod aggregates;
 mod backend;
+mod checkpoints;
+mod commands;
+mod domains;
 mod error;
 mod events;
 mod heads;
+mod leases;
 mod open;
 mod pages;
+mod read_models;
+mod rebuilds;
 mod rows;
 mod streams;
 
@@ -18,10 +24,15 @@ use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 
 use backend::Backend;
 pub use backend::Doorbell;
+pub use commands::{CommandFilter, CommandPlace};
+pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use heads::Heads;
+pub use leases::LeaseGrant;
 pub use pages::{EventPage, EventPageOutcome};
+pub use read_models::{LoadedModels, ReadModelList};
+pub use rebuilds::{RebuildScope, RebuildSize, RebuildTarget};
 pub use streams::EntryRange;
 
 use crate::domain::{Clock, DatabaseId, PartitionCount};

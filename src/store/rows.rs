@@ -1,7 +1,7 @@
 //! Rows to values of the domain. The columns come in the order of the lists here. Floor 2.
 
 use chrono::{DateTime, Utc};
-use entity::{aggregates, event_streams, events};
+use entity::{aggregates, commands, event_streams, events, read_models};
 use sea_orm::{
     DbErr, QueryResult, TryGetable,
     sea_query::{Expr, ExprTrait, IntoColumnRef, Order, Query, SelectStatement, SimpleExpr},
@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::{
-    Aggregate, AggregateId, AggregateType, Entry, Event, EventId, EventType, Json, Partition,
-    Position, StreamName, Timestamp, Version,
+    Aggregate, AggregateId, AggregateType, Command, CommandId, CommandStatus, CommandType, Entry,
+    Event, EventId, EventType, Json, Partition, Position, ReadModel, ReadModelSource, StreamName,
+    Timestamp, Version,
 };
 
 /// JSON as text: PostgreSQL has it in a form of its own.
@@ -29,13 +30,29 @@ pub(super) fn bounded(
     position: &'static str,
     max_chars: usize,
 ) -> SelectStatement {
+    bounded_in(rows, columns, json, (position, Order::Asc), max_chars)
+}
+
+/// The same in an order of several columns: all as SQL spells them, and the direction of the last of them.
+pub(super) fn bounded_in(
+    rows: SelectStatement,
+    columns: &'static [&'static str],
+    json: &str,
+    (order, direction): (&'static str, Order),
+    max_chars: usize,
+) -> SelectStatement {
     let chars = json
         .split(',')
         .map(|column| format!("LENGTH({column})"))
         .collect::<Vec<_>>()
         .join(" + ");
-    let before =
-        format!("SUM({chars}) OVER (ORDER BY {position} ROWS UNBOUNDED PRECEDING) - ({chars})");
+    let descending = match direction {
+        Order::Desc => " DESC",
+        _ => "",
+    };
+    let before = format!(
+        "SUM({chars}) OVER (ORDER BY {order}{descending} ROWS UNBOUNDED PRECEDING) - ({chars})"
+    );
     let summed = Query::select()
         .columns(columns.iter().copied())
         .expr_as(Expr::cust(before), "chars_before")
@@ -46,7 +63,7 @@ pub(super) fn bounded(
         .columns(columns.iter().copied())
         .from_subquery(summed, "summed")
         .and_where(Expr::col("chars_before").lt(max_chars))
-        .order_by(position, Order::Asc)
+        .order_by_expr(Expr::cust(order), direction)
         .to_owned()
 }
 
@@ -74,6 +91,39 @@ pub(super) const ENTRY_COLUMNS: &[&str] = &[
     "event_type",
     "event_data",
     "created_at",
+];
+
+/// The columns of [`select_command`].
+pub(super) const COMMAND_COLUMNS: &[&str] = &[
+    "partition_no",
+    "id",
+    "aggregate_id",
+    "command_type",
+    "command_data",
+    "command_metadata",
+    "status",
+    "reason",
+    "attempts",
+    "not_before",
+    "first_version",
+    "last_version",
+    "created_at",
+    "processed_at",
+];
+
+/// The columns of [`select_read_model`].
+pub(super) const READ_MODEL_COLUMNS: &[&str] = &[
+    "partition_no",
+    "aggregate_id",
+    "aggregate_type",
+    "model_data",
+    "version",
+    "source",
+    "fault",
+    "deleted_at",
+    "change_position",
+    "created_at",
+    "updated_at",
 ];
 
 /// Adds the columns that [`event`] reads.
@@ -116,6 +166,59 @@ pub(super) fn select_aggregate(select: &mut SelectStatement) -> &mut SelectState
         Column::CreatedAt,
         Column::UpdatedAt,
     ])
+}
+
+/// Adds the columns that [`command`] reads.
+pub(super) fn select_command(select: &mut SelectStatement) -> &mut SelectStatement {
+    use commands::{Column, Entity};
+    select
+        .column((Entity, Column::PartitionNo))
+        .column((Entity, Column::Id))
+        .column((Entity, Column::AggregateId))
+        .column((Entity, Column::CommandType))
+        .expr_as(json_text((Entity, Column::CommandData)), "command_data")
+        .expr_as(
+            json_text((Entity, Column::CommandMetadata)),
+            "command_metadata",
+        )
+        .column((Entity, Column::Status))
+        .column((Entity, Column::Reason))
+        .column((Entity, Column::Attempts))
+        .column((Entity, Column::NotBefore))
+        .column((Entity, Column::FirstVersion))
+        .column((Entity, Column::LastVersion))
+        .column((Entity, Column::CreatedAt))
+        .column((Entity, Column::ProcessedAt))
+}
+
+/// The columns that [`command`] reads, of a relation that is called `alias`.
+pub(super) fn command_columns_of(alias: &str) -> String {
+    let of = |column: &&str| match *column {
+        json @ ("command_data" | "command_metadata") => format!("CAST({alias}.{json} AS text)"),
+        column => format!("{alias}.{column}"),
+    };
+    COMMAND_COLUMNS
+        .iter()
+        .map(of)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Adds the columns that [`read_model`] reads.
+pub(super) fn select_read_model(select: &mut SelectStatement) -> &mut SelectStatement {
+    use read_models::{Column, Entity};
+    select
+        .column((Entity, Column::PartitionNo))
+        .column((Entity, Column::AggregateId))
+        .column((Entity, Column::AggregateType))
+        .expr_as(json_text((Entity, Column::ModelData)), "model_data")
+        .column((Entity, Column::Version))
+        .column((Entity, Column::Source))
+        .column((Entity, Column::Fault))
+        .column((Entity, Column::DeletedAt))
+        .column((Entity, Column::ChangePosition))
+        .column((Entity, Column::CreatedAt))
+        .column((Entity, Column::UpdatedAt))
 }
 
 /// Reads the columns of [`select_event`].
@@ -162,6 +265,24 @@ pub(super) fn entry(row: &QueryResult) -> Result<Entry, StoreError> {
     })
 }
 
+/// Reads the columns of [`select_read_model`].
+pub(super) fn read_model(row: &QueryResult) -> Result<ReadModel, StoreError> {
+    let mut row = Row::of(row);
+    Ok(ReadModel {
+        partition: row.partition()?,
+        aggregate_id: AggregateId(row.next()?),
+        aggregate_type: AggregateType::stored(row.text()?),
+        data: Json::stored(row.text()?),
+        version: Version(row.next()?),
+        source: row.source()?,
+        fault: row.next()?,
+        deleted_at: row.next::<Option<DateTime<Utc>>>()?.map(Timestamp::from),
+        change_position: Position(row.next()?),
+        created_at: row.instant()?,
+        updated_at: row.instant()?,
+    })
+}
+
 /// Reads the columns of [`select_aggregate`].
 pub(super) fn aggregate(row: &QueryResult) -> Result<Aggregate, StoreError> {
     let mut row = Row::of(row);
@@ -172,6 +293,35 @@ pub(super) fn aggregate(row: &QueryResult) -> Result<Aggregate, StoreError> {
         created_at: row.instant()?,
         updated_at: row.instant()?,
     })
+}
+
+/// Reads the columns of [`select_command`].
+pub(super) fn command(row: &QueryResult) -> Result<Command, StoreError> {
+    let mut row = Row::of(row);
+    Ok(Command {
+        partition: row.partition()?,
+        id: CommandId(row.next()?),
+        aggregate_id: AggregateId(row.next()?),
+        command_type: CommandType::stored(row.text()?),
+        data: Json::stored(row.text()?),
+        metadata: Json::stored(row.text()?),
+        status: command_status(&row.next::<String>()?)?,
+        reason: row.next()?,
+        attempts: row.next()?,
+        not_before: row.optional_instant()?,
+        versions: row
+            .next::<Option<i32>>()?
+            .map(Version)
+            .zip(row.next::<Option<i32>>()?.map(Version)),
+        created_at: row.instant()?,
+        processed_at: row.optional_instant()?,
+    })
+}
+
+/// Reads a stored status.
+pub(super) fn command_status(text: &str) -> Result<CommandStatus, StoreError> {
+    CommandStatus::stored(text)
+        .ok_or_else(|| StoreError::Inconsistent(format!("no command can be {text}")))
 }
 
 /// A row that is read column by column.
@@ -219,9 +369,22 @@ impl<'a> Row<'a> {
             .map_err(|_| StoreError::Inconsistent(format!("there is no partition {number}")))
     }
 
+    /// The next column as the source of a read model.
+    pub(super) fn source(&mut self) -> Result<ReadModelSource, StoreError> {
+        let text: String = self.next()?;
+        ReadModelSource::stored(&text).ok_or_else(|| {
+            StoreError::Inconsistent(format!("a read model cannot come from `{text}`"))
+        })
+    }
+
     /// The next column as an instant.
     pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
         Ok(self.next::<DateTime<Utc>>()?.into())
+    }
+
+    /// The next column as an instant, if there is one.
+    pub(super) fn optional_instant(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.next::<Option<DateTime<Utc>>>()?.map(Timestamp::from))
     }
 }
 

@@ -11,7 +11,7 @@ use sea_orm::{
 
 use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows, rows::Row};
 use crate::domain::{
-    Entry, EventId, NewEntry, Partition, Position, Stream, StreamName,
+    CheckpointStep, Entry, EventId, NewEntry, Partition, Position, Stream, StreamName,
     append::{AppendedEntry, Outcome},
 };
 
@@ -40,6 +40,24 @@ impl Store {
     ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
         self.backend
             .append_entries(partition, entries, self.clock.now())
+            .await
+    }
+
+    /// Appends entries that show events of one partition, each with its stream's partition, and moves that partition's checkpoint
+    /// `publish`: all of it in one transaction, or nothing. None where the checkpoint is elsewhere or belongs to another runner.
+    ///
+    /// No stream may get the same event id twice.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing was appended, unless the outcome is unknown.
+    pub async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError> {
+        self.backend
+            .publish_entries(partition, step, entries, self.clock.now())
             .await
     }
 

@@ -4,7 +4,11 @@
 //! that reaches back far enough, from the database where it does not. So history and live are one thing, a slow
 //! follower costs no memory, and nothing is lost or repeated in between. The doorbell only ever says "look".
 
+mod changes;
+mod command_bell;
 mod events;
+mod newest;
+mod partition;
 mod stream;
 mod watch;
 mod window;
@@ -14,17 +18,22 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch as heads_watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use changes::{ChangeFollower, ChangeStep, ReadModelWatch};
+pub use command_bell::CommandBell;
 pub use events::{EventFollower, EventStep};
+pub use partition::{EventBatch, PartitionFollower};
 pub use stream::StreamFollower;
 
 use crate::{
     config::Limits,
     domain::{
-        Entry, Event, EventFilter, Partition, Place, Position, StreamName, append::Committed,
+        AggregateId, Entry, Event, EventFilter, Partition, Place, Position, ReadModelFilter,
+        StreamName, append::Committed,
     },
     store::{Store, StoreError},
 };
-use window::{Extended, Logged, Window};
+use newest::ChangeWindow;
+use window::{Extended, Window, Windowed};
 
 /// Why following did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +54,8 @@ pub enum FollowError {
 pub enum Head {
     /// Of the log of events.
     Log(Place),
+    /// Of the changes of read models, one for each partition.
+    Changes(Vec<Position>),
     /// Of a stream.
     Stream(Position),
 }
@@ -52,8 +63,10 @@ pub enum Head {
 /// The tail of a database's logs.
 pub struct Tail {
     store: Store,
-    events: LogTail<Event>,
-    entries: LogTail<Entry>,
+    events: LogTail<Window<Event>>,
+    entries: LogTail<Window<Entry>>,
+    changes: LogTail<ChangeWindow>,
+    commands: CommandBell,
     /// Rung when the tables may hold more than the windows.
     look: Notify,
     /// Rung when this server has committed something that other servers want to know.
@@ -63,26 +76,30 @@ pub struct Tail {
 }
 
 /// The tail of one log in all its partitions.
-struct LogTail<T> {
-    windows: Vec<Window<T>>,
+struct LogTail<W> {
+    windows: Vec<W>,
     /// How far the windows reach; followers wait for it to change.
     heads: heads_watch::Sender<Vec<Position>>,
 }
 
-impl<T: Logged> LogTail<T> {
+impl<W: Windowed> LogTail<W> {
     fn new(heads: Vec<Position>, max_bytes: usize) -> Self {
-        let windows = heads
-            .iter()
-            .map(|head| Window::new(*head, max_bytes))
-            .collect();
+        let windows = heads.iter().map(|head| W::new(*head, max_bytes)).collect();
         Self {
             windows,
             heads: heads_watch::Sender::new(heads),
         }
     }
 
-    fn extend(&self, partition: Partition, rows: &[Arc<T>]) -> Extended {
-        let extended = self.windows[partition.index()].extend(rows);
+    /// Takes in all rows above a place and up to another one.
+    fn extend(
+        &self,
+        partition: Partition,
+        above: Position,
+        rows: &[Arc<W::Row>],
+        up_to: Position,
+    ) -> Extended {
+        let extended = self.windows[partition.index()].extend(above, rows, up_to);
         if let Extended::To(head) = extended {
             self.tell(partition, head);
         }
@@ -100,6 +117,22 @@ impl<T: Logged> LogTail<T> {
         });
     }
 
+    /// Takes in what was committed as one, its positions side by side.
+    fn take_committed(
+        &self,
+        partition: Partition,
+        rows: &[Arc<W::Row>],
+        position: impl Fn(&W::Row) -> Position,
+    ) -> Extended {
+        match (rows.first(), rows.last()) {
+            (Some(first), Some(last)) => {
+                let above = Position(position(first).0 - 1);
+                self.extend(partition, above, rows, position(last))
+            }
+            _ => Extended::Unchanged,
+        }
+    }
+
     fn is_followed(&self) -> bool {
         self.heads.receiver_count() > 0
     }
@@ -115,6 +148,8 @@ impl Tail {
         let tail = Arc::new(Self {
             events: LogTail::new(heads.events, limits.tail_window_bytes),
             entries: LogTail::new(heads.entries, limits.tail_window_bytes),
+            changes: LogTail::new(heads.changes, limits.tail_window_bytes),
+            commands: CommandBell::new(store.partitions()),
             look: Notify::new(),
             committed: Notify::new(),
             stopping: CancellationToken::new(),
@@ -134,13 +169,33 @@ impl Tail {
     /// Takes in what this server has committed, so that it need not be read again.
     pub fn take_committed(&self, committed: Committed) {
         let extended = match committed {
-            Committed::Events(partition, events) => self.events.extend(partition, &events),
-            Committed::Entries(partition, entries) => self.entries.extend(partition, &entries),
+            Committed::Events(partition, events) => {
+                self.events
+                    .take_committed(partition, &events, |event| event.position)
+            }
+            Committed::Entries(partition, entries) => {
+                self.entries
+                    .take_committed(partition, &entries, |entry| entry.entry_position)
+            }
+            Committed::Changes(partition, changes) => {
+                self.changes
+                    .take_committed(partition, &changes, |change| change.change_position)
+            }
+            Committed::Commands(partition, changes) => {
+                self.commands.take_committed(partition, &changes);
+                Extended::Unchanged
+            }
         };
         if extended == Extended::Gap {
             self.look.notify_one();
         }
         self.committed.notify_one();
+    }
+
+    /// The bell of those who work on commands.
+    #[must_use]
+    pub fn command_bell(&self) -> &CommandBell {
+        &self.commands
     }
 
     /// Follows the events behind a place; without one, those that come after now.
@@ -212,6 +267,62 @@ impl Tail {
             name,
             after.unwrap_or(newest),
         ))
+    }
+
+    /// Follows the changes of read models behind a place, one position for each partition; without one, those that come after
+    /// now. What their data contains is not looked at.
+    ///
+    /// # Errors
+    /// When the place lies above the newest one, or the database fails.
+    pub async fn follow_changes(
+        self: &Arc<Self>,
+        after: Option<Vec<Position>>,
+        filter: ReadModelFilter,
+    ) -> Result<ChangeFollower, FollowError> {
+        let heads = self.changes.heads.subscribe();
+        let newest = self.store.heads().await?.changes;
+        let place = match after {
+            None => newest.clone(),
+            Some(place)
+                if place
+                    .iter()
+                    .zip(&newest)
+                    .any(|(place, newest)| place > newest) =>
+            {
+                return Err(FollowError::NotReached {
+                    head: Head::Changes(newest),
+                });
+            }
+            Some(place) => place,
+        };
+        self.look.notify_one();
+        Ok(ChangeFollower::new(
+            self.clone(),
+            heads,
+            place,
+            newest,
+            filter,
+        ))
+    }
+
+    /// Follows all events of one partition behind a position.
+    #[must_use]
+    pub fn follow_partition(
+        self: &Arc<Self>,
+        partition: Partition,
+        after: Position,
+    ) -> PartitionFollower {
+        let heads = self.events.heads.subscribe();
+        self.look.notify_one();
+        PartitionFollower::new(self.clone(), heads, partition, after)
+    }
+
+    /// Watches one read model.
+    #[must_use]
+    pub fn watch_read_model(self: &Arc<Self>, id: AggregateId) -> ReadModelWatch {
+        let heads = self.changes.heads.subscribe();
+        self.look.notify_one();
+        ReadModelWatch::new(self.clone(), heads, id)
     }
 
     /// Ends all tasks.

@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     Tail,
     events::{PAGE_BYTES, PAGE_ROWS, is_full},
+    window::Windowed,
 };
 use crate::{
     domain::{Entry, Partition, Position, StreamName},

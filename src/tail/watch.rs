@@ -4,10 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::{LogTail, Tail, window::Logged};
+use super::{
+    LogTail, Tail,
+    command_bell::CommandNews,
+    newest::ChangeWindow,
+    window::{Window, Windowed},
+};
 use crate::{
-    domain::{Entry, Event, EventFilter, Order, Partition, Position},
-    store::{Doorbell, EventScan, Heads, Store, StoreError},
+    domain::{Entry, Event, EventFilter, Order, Partition, Position, ReadModel, ReadModelFilter},
+    store::{Doorbell, EventScan, Store, StoreError},
 };
 
 /// How often the heads are polled while somebody follows: rings get lost, and SQL clients do not ring.
@@ -29,7 +34,8 @@ pub(super) async fn look(tail: Arc<Tail>) {
     let mut poll = interval(POLL_EVERY);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let followed = tail.events.is_followed() || tail.entries.is_followed();
+        let followed =
+            tail.events.is_followed() || tail.entries.is_followed() || tail.changes.is_followed();
         tokio::select! {
             () = tail.stopping.cancelled() => return,
             () = tail.look.notified() => {}
@@ -49,96 +55,123 @@ pub(super) async fn look(tail: Arc<Tail>) {
 }
 
 async fn look_once(tail: &Tail) -> Result<(), StoreError> {
-    let Heads { events, entries } = tail.store.heads().await?;
+    let heads = tail.store.heads().await?;
     for partition in tail.store.partitions().iter() {
-        catch_up(
-            &tail.store,
-            &tail.events,
-            partition,
-            events[partition.index()],
-        )
-        .await?;
-        catch_up(
-            &tail.store,
-            &tail.entries,
-            partition,
-            entries[partition.index()],
-        )
-        .await?;
+        let head = |heads: &[Position]| heads[partition.index()];
+        catch_up(&tail.store, &tail.events, partition, head(&heads.events)).await?;
+        catch_up(&tail.store, &tail.entries, partition, head(&heads.entries)).await?;
+        catch_up(&tail.store, &tail.changes, partition, head(&heads.changes)).await?;
     }
     Ok(())
 }
 
 /// Reads on until the window reaches the head; with nobody to read for, it only moves on.
-async fn catch_up<T: Scanned>(
+async fn catch_up<W: Scanned>(
     store: &Store,
-    log: &LogTail<T>,
+    log: &LogTail<W>,
     partition: Partition,
     head: Position,
 ) -> Result<(), StoreError> {
     let window = &log.windows[partition.index()];
     while window.head() < head {
-        let missing = head.0 - window.head().0;
-        if !log.is_followed() || missing > SKIP_ABOVE {
+        let above = window.head();
+        if !log.is_followed() || head.0 - above.0 > SKIP_ABOVE {
             // Followers read this part themselves, each behind its own place.
             window.skip_to(head);
             log.tell(partition, head);
             return Ok(());
         }
-        let rows: Vec<Arc<T>> = T::scan(store, partition, window.head(), head)
-            .await?
-            .into_iter()
-            .map(Arc::new)
-            .collect();
-        if rows.is_empty() {
+        let (rows, up_to) = W::scan(store, partition, above, head).await?;
+        if up_to <= above {
             return Ok(());
         }
-        log.extend(partition, &rows);
+        let rows: Vec<Arc<W::Row>> = rows.into_iter().map(Arc::new).collect();
+        log.extend(partition, above, &rows, up_to);
     }
     Ok(())
 }
 
-/// A log whose rows can be read behind a place.
-trait Scanned: Logged + Sized {
+/// A window whose rows can be read behind a place.
+trait Scanned: Windowed + Sized {
+    /// The first rows above `above`, and up to where these are all that there are.
     fn scan(
         store: &Store,
         partition: Partition,
         above: Position,
-        up_to: Position,
-    ) -> impl Future<Output = Result<Vec<Self>, StoreError>> + Send;
+        head: Position,
+    ) -> impl Future<Output = Result<(Vec<Self::Row>, Position), StoreError>> + Send;
 }
 
-impl Scanned for Event {
+impl Scanned for Window<Event> {
     async fn scan(
         store: &Store,
         partition: Partition,
         above: Position,
-        up_to: Position,
-    ) -> Result<Vec<Self>, StoreError> {
+        head: Position,
+    ) -> Result<(Vec<Event>, Position), StoreError> {
         let filter = &EventFilter::default();
-        store
-            .scan_events(&EventScan {
-                partition,
-                above,
-                up_to,
-                filter,
-                order: Order::OldestFirst,
-                limit: PAGE,
-                max_bytes: Some(PAGE_BYTES),
-            })
-            .await
+        let scan = EventScan {
+            partition,
+            above,
+            up_to: head,
+            filter,
+            order: Order::OldestFirst,
+            limit: PAGE,
+            max_bytes: Some(PAGE_BYTES),
+        };
+        let events = store.scan_events(&scan).await?;
+        let up_to = events.last().map_or(above, |event| event.position);
+        Ok((events, up_to))
     }
 }
 
-impl Scanned for Entry {
+impl Scanned for Window<Entry> {
     async fn scan(
         store: &Store,
         partition: Partition,
         above: Position,
-        _up_to: Position,
-    ) -> Result<Vec<Self>, StoreError> {
-        store.scan_entries(partition, above, PAGE, PAGE_BYTES).await
+        _head: Position,
+    ) -> Result<(Vec<Entry>, Position), StoreError> {
+        let entries = store
+            .scan_entries(partition, above, PAGE, PAGE_BYTES)
+            .await?;
+        let up_to = entries.last().map_or(above, |entry| entry.entry_position);
+        Ok((entries, up_to))
     }
+}
+
+impl Scanned for ChangeWindow {
+    async fn scan(
+        store: &Store,
+        partition: Partition,
+        above: Position,
+        head: Position,
+    ) -> Result<(Vec<ReadModel>, Position), StoreError> {
+        let all = &ReadModelFilter::default();
+        let changes = store
+            .scan_changes(partition, above, all, PAGE, PAGE_BYTES)
+            .await?;
+        let up_to = looked_through(&changes, above, head, PAGE as usize, PAGE_BYTES);
+        Ok((changes, up_to))
+    }
+}
+
+/// Up to where a page has all changes that there are: a read model that has changed since lies above. The head was read before.
+pub(super) fn looked_through(
+    changes: &[ReadModel],
+    above: Position,
+    head: Position,
+    page_rows: usize,
+    page_bytes: usize,
+) -> Position {
+    let last = changes
+        .last()
+        .map_or(above, |change| change.change_position);
+    // The page is cut by characters, of which there are no more than bytes.
+    let chars = |change: &ReadModel| change.data.as_str().chars().count();
+    let is_full =
+        changes.len() >= page_rows || changes.iter().map(chars).sum::<usize>() >= page_bytes;
+    if is_full { last } else { last.max(head) }
 }
 
 /// Rings at the other servers after commits of this one, at most every 25 ms.
@@ -148,7 +181,16 @@ pub(super) async fn ring(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
             () = tail.stopping.cancelled() => return,
             () = tail.committed.notified() => {}
         }
-        let text = written(&tail.events.heads.borrow(), &tail.entries.heads.borrow());
+        let heads = [
+            &*tail.events.heads.borrow(),
+            &*tail.entries.heads.borrow(),
+            &*tail.changes.heads.borrow(),
+        ]
+        .map(Vec::clone);
+        let text = written(
+            heads.each_ref().map(Vec::as_slice),
+            tail.commands.take_untold(),
+        );
         if let Err(error) = doorbell.ring(&text).await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
@@ -163,11 +205,16 @@ pub(super) async fn ring(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
 pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
     let heard = |text: &str| {
         let news = match read(text) {
-            Some((events, entries)) => {
+            Some(([events, entries, changes], commands)) => {
+                tail.commands.hear(commands);
                 is_above(&events, &tail.events.heads.borrow())
                     || is_above(&entries, &tail.entries.heads.borrow())
+                    || is_above(&changes, &tail.changes.heads.borrow())
             }
-            None => true,
+            None => {
+                tail.commands.hear(CommandNews::ALL);
+                true
+            }
         };
         if news {
             tail.look.notify_one();
@@ -190,8 +237,8 @@ pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
     }
 }
 
-/// The text of a ring: the heads of the events and of the entries.
-fn written(events: &[Position], entries: &[Position]) -> String {
+/// The text of a ring: the heads of the events, of the entries and of the changes, and where there is news of commands.
+fn written(heads: [&[Position]; 3], commands: CommandNews) -> String {
     let list = |heads: &[Position]| {
         heads
             .iter()
@@ -199,17 +246,18 @@ fn written(events: &[Position], entries: &[Position]) -> String {
             .collect::<Vec<_>>()
             .join(",")
     };
-    format!("{} {}", list(events), list(entries))
+    format!("{} {commands}", heads.map(list).join(" "))
 }
 
-fn read(text: &str) -> Option<(Vec<Position>, Vec<Position>)> {
+fn read(text: &str) -> Option<([Vec<Position>; 3], CommandNews)> {
     let list = |text: &str| {
         text.split(',')
             .map(|head| head.parse().ok().map(Position))
             .collect::<Option<Vec<_>>>()
     };
-    let (events, entries) = text.split_once(' ')?;
-    Some((list(events)?, list(entries)?))
+    let (heads, commands) = text.rsplit_once(' ')?;
+    let lists = heads.split(' ').map(list).collect::<Option<Vec<_>>>()?;
+    Some((lists.try_into().ok()?, CommandNews::parse(commands)?))
 }
 
 fn is_above(heads: &[Position], known: &[Position]) -> bool {
@@ -222,10 +270,18 @@ mod tests {
 
     #[test]
     fn a_ring_is_read_as_it_was_written() {
-        let (events, entries) = ([Position(3), Position(0)], [Position(7), Position(9)]);
+        let heads = [
+            vec![Position(3), Position(0)],
+            vec![Position(7), Position(9)],
+            vec![Position(5), Position(1)],
+        ];
+        let commands = CommandNews {
+            pending: 0x8001,
+            settled: 2,
+        };
         assert_eq!(
-            read(&written(&events, &entries)),
-            Some((events.to_vec(), entries.to_vec()))
+            read(&written(heads.each_ref().map(Vec::as_slice), commands)),
+            Some((heads, commands))
         );
         assert_eq!(read(""), None);
         assert_eq!(read("junk from somebody else"), None);

@@ -9,8 +9,8 @@ use crate::domain::{Entry, Event, Position};
 
 /// How much is taken from a window at a time. Whoever takes rows keeps them in memory until they are delivered, also when
 /// the window has moved on, so there are not many bytes of them.
-const TAKE_ROWS: usize = 128;
-const TAKE_BYTES: usize = 256 << 10;
+pub(super) const TAKE_ROWS: usize = 128;
+pub(super) const TAKE_BYTES: usize = 256 << 10;
 
 /// What a log consists of.
 pub(super) trait Logged: Send + Sync + 'static {
@@ -52,6 +52,24 @@ pub(super) enum Extended {
     Gap,
 }
 
+/// A part of one partition's log in memory, up to its head.
+pub(super) trait Windowed: Send + Sync + 'static {
+    /// What the log consists of.
+    type Row: Send + Sync + 'static;
+
+    /// An empty window behind `head`.
+    fn new(head: Position, max_bytes: usize) -> Self;
+
+    /// Up to where the window reaches.
+    fn head(&self) -> Position;
+
+    /// Takes in all rows that there are above `above` and up to `up_to`, in the order of their positions.
+    fn extend(&self, above: Position, rows: &[Arc<Self::Row>], up_to: Position) -> Extended;
+
+    /// Moves on without the rows in between: whoever wants them reads the database.
+    fn skip_to(&self, head: Position);
+}
+
 /// A window of rows without a gap, up to its head; bounded in bytes.
 #[derive(Debug)]
 pub(super) struct Window<T> {
@@ -67,23 +85,6 @@ struct State<T> {
 }
 
 impl<T: Logged> Window<T> {
-    /// An empty window behind `head`.
-    pub(super) fn new(head: Position, max_bytes: usize) -> Self {
-        Self {
-            state: RwLock::new(State {
-                rows: VecDeque::new(),
-                head,
-                bytes: 0,
-            }),
-            max_bytes,
-        }
-    }
-
-    /// Up to where the window reaches.
-    pub(super) fn head(&self) -> Position {
-        self.read().head
-    }
-
     /// Some rows behind `after`; `None` where the window begins later, so that the database has to be read.
     pub(super) fn rows_after(&self, after: Position) -> Option<Vec<Arc<T>>> {
         let state = self.read();
@@ -99,8 +100,35 @@ impl<T: Logged> Window<T> {
         Some(rows.take_while(within).cloned().collect())
     }
 
-    /// Takes rows in, in the order of their positions, each one above the other.
-    pub(super) fn extend(&self, rows: &[Arc<T>]) -> Extended {
+    // Nothing panics while it holds the lock, and a state that was left is a whole one.
+    fn read(&self) -> RwLockReadGuard<'_, State<T>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Logged> Windowed for Window<T> {
+    type Row = T;
+
+    fn new(head: Position, max_bytes: usize) -> Self {
+        Self {
+            state: RwLock::new(State {
+                rows: VecDeque::new(),
+                head,
+                bytes: 0,
+            }),
+            max_bytes,
+        }
+    }
+
+    fn head(&self) -> Position {
+        self.read().head
+    }
+
+    fn extend(&self, _above: Position, rows: &[Arc<T>], _up_to: Position) -> Extended {
         let mut state = self.write();
         let before = state.head;
         for row in rows {
@@ -127,8 +155,7 @@ impl<T: Logged> Window<T> {
         }
     }
 
-    /// Moves on without the rows in between: whoever wants them reads the database.
-    pub(super) fn skip_to(&self, head: Position) {
+    fn skip_to(&self, head: Position) {
         let mut state = self.write();
         if head > state.head {
             *state = State {
@@ -137,15 +164,6 @@ impl<T: Logged> Window<T> {
                 bytes: 0,
             };
         }
-    }
-
-    // Nothing panics while it holds the lock, and a state that was left is a whole one.
-    fn read(&self) -> RwLockReadGuard<'_, State<T>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,6 +201,12 @@ mod tests {
         positions.map(|position| Arc::new(Row(position))).collect()
     }
 
+    fn extend<T: Logged>(window: &Window<T>, rows: &[Arc<T>]) -> Extended {
+        let position = |row: Option<&Arc<T>>| row.map_or(Position::START, |row| row.log_position());
+        let above = Position(position(rows.first()).0 - 1);
+        window.extend(above, rows, position(rows.last()))
+    }
+
     fn positions(rows: Option<Vec<Arc<Row>>>) -> Option<Vec<i64>> {
         rows.map(|rows| rows.iter().map(|row| row.0).collect())
     }
@@ -190,7 +214,7 @@ mod tests {
     #[test]
     fn a_window_gives_the_rows_behind_a_place() {
         let window = Window::new(Position(5), 1000);
-        assert_eq!(window.extend(&rows(6..=9)), Extended::To(Position(9)));
+        assert_eq!(extend(&window, &rows(6..=9)), Extended::To(Position(9)));
         assert_eq!(
             positions(window.rows_after(Position(5))),
             Some(vec![6, 7, 8, 9])
@@ -202,13 +226,13 @@ mod tests {
     #[test]
     fn what_is_taken_at_a_time_is_bounded() {
         let window = Window::new(Position(0), 1_000_000);
-        window.extend(&rows(1..=300));
+        extend(&window, &rows(1..=300));
         let taken = positions(window.rows_after(Position(0))).unwrap();
         assert_eq!((taken[0], taken.len()), (1, TAKE_ROWS));
 
         let large = |position| Arc::new(Large(position));
         let window = Window::new(Position(0), 10 * TAKE_BYTES);
-        window.extend(&[large(1), large(2), large(3)]);
+        extend(&window, &[large(1), large(2), large(3)]);
         let taken = window.rows_after(Position(0)).unwrap();
         assert_eq!(taken.len(), 2, "up to the first that goes past the bound");
     }
@@ -216,7 +240,7 @@ mod tests {
     #[test]
     fn what_lies_before_the_window_has_to_be_read_from_the_database() {
         let window = Window::new(Position(5), 30);
-        window.extend(&rows(6..=9));
+        extend(&window, &rows(6..=9));
         assert_eq!(positions(window.rows_after(Position(4))), None);
         assert_eq!(
             positions(window.rows_after(Position(5))),
@@ -232,13 +256,13 @@ mod tests {
     #[test]
     fn a_window_has_no_gap_and_no_repeat() {
         let window = Window::new(Position(0), 1000);
-        assert_eq!(window.extend(&rows(1..=3)), Extended::To(Position(3)));
-        assert_eq!(window.extend(&rows(2..=4)), Extended::To(Position(4)));
-        assert_eq!(window.extend(&rows(6..=7)), Extended::Gap);
-        assert_eq!(window.extend(&rows(1..=4)), Extended::Unchanged);
+        assert_eq!(extend(&window, &rows(1..=3)), Extended::To(Position(3)));
+        assert_eq!(extend(&window, &rows(2..=4)), Extended::To(Position(4)));
+        assert_eq!(extend(&window, &rows(6..=7)), Extended::Gap);
+        assert_eq!(extend(&window, &rows(1..=4)), Extended::Unchanged);
         assert_eq!(window.head(), Position(4));
         window.skip_to(Position(6));
         assert_eq!(positions(window.rows_after(Position(4))), None);
-        assert_eq!(window.extend(&rows(7..=7)), Extended::To(Position(7)));
+        assert_eq!(extend(&window, &rows(7..=7)), Extended::To(Position(7)));
     }
 }

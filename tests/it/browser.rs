@@ -39,6 +39,17 @@ fn clients_that_others_wrote_query_append_and_subscribe() {
 }
 
 #[test]
+fn a_page_that_loses_its_connection_ends_with_the_true_list_of_read_models() {
+    run_script("read-models.mjs", |server| server, &[]);
+}
+
+#[test]
+fn a_page_that_loses_its_connection_ends_with_the_true_list_of_read_models_in_4_partitions() {
+    let divided = |server: TestServerBuilder| server.arguments(["--partitions", "4"]);
+    run_script("read-models.mjs", divided, &[]);
+}
+
+#[test]
 fn the_server_follows_the_graphql_over_http_specification() {
     run_script("http-spec.mjs", |server| server, &[]);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use serde_json::json;
-use tidings::domain::append::{Outcome, Refusal};
+use tidings::domain::append::{AppendRequest, Outcome, Refusal};
 use tidings::domain::{
     self, AggregateId, AggregateType, EventId, EventType, ExpectedPosition, ExpectedVersion, Json,
     Partition, Position, StreamName, Version,
@@ -226,9 +226,9 @@ async fn each_request_of_a_batch_gets_its_own_outcome(engine: Engine, partitions
     let (one, two, new) = (aggregate_in(0), aggregate_in(0), aggregate_in(0));
     let known = event(one, "kind", None);
     let first = store
-        .append_events(partition, &[std::slice::from_ref(&known)])
+        .append_events(partition, &[&AppendRequest::of_events(vec![known.clone()])])
         .await;
-    assert!(matches!(first.unwrap()[..], [Outcome::Appended(_)]));
+    assert!(matches!(first.unwrap()[..], [Outcome::Appended { .. }]));
 
     let reused = domain::NewEvent {
         event_type: EventType::new("happened_otherwise").unwrap(),
@@ -244,12 +244,13 @@ async fn each_request_of_a_batch_gets_its_own_outcome(engine: Engine, partitions
         vec![reused],
         vec![event(new, "other", Some(0))],
     ];
-    let requests: Vec<&[domain::NewEvent]> = requests.iter().map(Vec::as_slice).collect();
+    let requests = requests.map(AppendRequest::of_events);
+    let requests: Vec<&AppendRequest> = requests.iter().collect();
     let outcomes = store.append_events(partition, &requests).await.unwrap();
     let described: Vec<String> = outcomes
         .iter()
         .map(|outcome| match outcome {
-            Outcome::Appended(events) => events
+            Outcome::Appended { places, .. } => places
                 .iter()
                 .map(|event| format!("{} at {}", event.version, event.position))
                 .collect::<Vec<_>>()
@@ -292,7 +293,7 @@ async fn each_entry_of_a_batch_gets_its_own_outcome(engine: Engine, partitions: 
     };
     let known = entry(Some(0));
     let first = store.append_entries(partition, &[&known]).await.unwrap();
-    assert!(matches!(first[..], [Outcome::Appended(_)]));
+    assert!(matches!(first[..], [Outcome::Appended { .. }]));
     let reused = domain::NewEntry {
         event_type: EventType::new("happened_otherwise").unwrap(),
         ..known.clone()
@@ -310,7 +311,7 @@ async fn each_entry_of_a_batch_gets_its_own_outcome(engine: Engine, partitions: 
     let described: Vec<String> = outcomes
         .iter()
         .map(|outcome| match outcome {
-            Outcome::Appended(entries) => entries[0].position.to_string(),
+            Outcome::Appended { places, .. } => places[0].position.to_string(),
             Outcome::Duplicate => "duplicate".to_owned(),
             Outcome::Refused(Refusal::IdReused { .. }) => "id reused".to_owned(),
             Outcome::Refused(refusal) => refusal.to_string(),

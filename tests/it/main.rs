@@ -10,12 +10,16 @@
 
 mod architecture;
 mod browser;
+mod commands;
 mod concurrency;
 mod contract;
+mod domain;
 mod faults;
 mod graphql;
 mod harness;
 mod http;
+mod readme;
+mod rebuild_command;
 mod sdl;
 mod subscriptions;
 mod support;

@@ -31,6 +31,8 @@ async fn serve(engine: Engine, partitions: u8, window_bytes: usize) -> TestServe
     TestServer::on(Arc::new(Database::make(engine)), |config| {
         config.database.partitions = Some(partitions);
         config.limits.tail_window_bytes = window_bytes;
+        // What is published would come between the entries.
+        config.background.enabled = false;
     })
     .await
 }

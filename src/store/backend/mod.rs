@@ -4,7 +4,7 @@ mod kept;
 mod postgres;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
@@ -13,12 +13,14 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{OpenError, StoreError};
+use super::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
-        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
-        append::{AppendedEntry, AppendedEvent, Outcome},
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
+        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Timestamp,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
 };
 
@@ -33,6 +35,9 @@ pub(super) trait Backend: Send + Sync {
 
     /// Runs a statement that reads.
     async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError>;
+
+    /// Runs one statement that writes.
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
 
     /// The connection for migrating; all of its statements use the same session.
     fn migrator(&self) -> &DatabaseConnection;
@@ -58,6 +63,9 @@ pub(super) trait Backend: Send + Sync {
     /// A JSON text as a value that JSON in a column can be compared with.
     fn json_value(&self, text: String) -> SimpleExpr;
 
+    /// The SQL for how many bytes a column of a row takes as it is stored; the column is not read for it.
+    fn stored_bytes(&self, column: &str) -> String;
+
     /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);
 
@@ -68,14 +76,14 @@ pub(super) trait Backend: Send + Sync {
     async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
 
     /// See [`super::Store::append_events_across`].
     async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
 
@@ -96,8 +104,90 @@ pub(super) trait Backend: Send + Sync {
         now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError>;
 
+    /// See [`super::Store::postpone_command`].
+    async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// The instant of a statement by the clock that counts: the database's own where several servers share it.
+    fn now(&self, now: Timestamp) -> SimpleExpr;
+
+    /// What holds where a column of JSON contains this, as far as the database can tell.
+    fn json_contains(&self, column: &'static str, contained: &Json) -> Containing;
+
+    /// See [`super::Store::save_read_models`].
+    async fn save_read_models(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        models: &[Projected],
+    ) -> Result<SaveOutcome, StoreError>;
+
+    /// See [`super::Store::save_rebuilt`].
+    async fn save_rebuilt(
+        &self,
+        partition: Partition,
+        models: &[Projected],
+    ) -> Result<Vec<RebuildOutcome>, StoreError>;
+
+    /// See [`super::Store::write_read_model`].
+    async fn write_read_model(
+        &self,
+        partition: Partition,
+        model: &ExternalModel,
+        now: Timestamp,
+    ) -> Result<ExternalWrite, StoreError>;
+
+    /// See [`super::Store::publish_entries`].
+    async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+        now: Timestamp,
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError>;
+
+    /// See [`super::Store::fence_checkpoint`].
+    async fn fence_checkpoint(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        token: FencingToken,
+    ) -> Result<Option<Position>, StoreError>;
+
+    /// See [`super::Store::acquire_lease`].
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseGrant, StoreError>;
+
+    /// See [`super::Store::renew_lease`].
+    async fn renew_lease(
+        &self,
+        name: &str,
+        token: FencingToken,
+        duration: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// See [`super::Store::release_lease`].
+    async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError>;
+
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;
+}
+
+/// Conditions that every row meets that contains something.
+pub(super) struct Containing {
+    pub(super) conditions: Vec<SimpleExpr>,
+    /// Whether the rows that meet them all contain it; otherwise they have to be looked at.
+    pub(super) is_exact: bool,
 }
 
 /// Tells the servers on one database that there is something to read. Rings may get lost: the truth is the tables.

@@ -2,6 +2,8 @@
 
 mod append;
 mod doorbell;
+mod leases;
+mod projection;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +11,10 @@ use async_trait::async_trait;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult,
     RuntimeErr, Statement, Value, Values,
-    sea_query::{ArrayType, Expr, ExprTrait, SimpleExpr, extension::postgres::PgFunc},
+    sea_query::{
+        ArrayType, Expr, ExprTrait, SimpleExpr,
+        extension::postgres::{PgExpr, PgFunc},
+    },
     sqlx::{
         self, AssertSqlSafe, Connection,
         postgres::{PgConnectOptions, PgConnection},
@@ -20,16 +25,18 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    Backend, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault,
     kept::{Kept, is_answer},
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
-        append::{AppendedEntry, AppendedEvent, Outcome},
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
+        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Timestamp,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{OpenError, StoreError, rows},
+    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite, rows},
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -237,6 +244,14 @@ impl Backend for Postgres {
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        self.write(async |connection| query.execute(connection).await.map_err(while_running))
+            .await
+            .map(drop)
+    }
+
     fn migrator(&self) -> &DatabaseConnection {
         &self.migrator
     }
@@ -286,6 +301,10 @@ impl Backend for Postgres {
         Expr::val(text).cast_as("jsonb")
     }
 
+    fn stored_bytes(&self, column: &str) -> String {
+        format!("pg_column_size({column})")
+    }
+
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         let values = vec![
             array(
@@ -323,7 +342,7 @@ impl Backend for Postgres {
     async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| append::events(connection, partition, requests).await)
@@ -332,18 +351,18 @@ impl Backend for Postgres {
 
     async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         _now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| {
             let mut transaction = connection.begin().await.map_err(not_begun)?;
             let mut outcomes = Vec::with_capacity(parts.len());
-            for (partition, events) in parts {
-                outcomes.extend(append::events(&mut transaction, *partition, &[events]).await?);
+            for (partition, part) in parts {
+                outcomes.extend(append::events(&mut transaction, *partition, &[part]).await?);
             }
             let all_appended = outcomes
                 .iter()
-                .all(|outcome| matches!(outcome, Outcome::Appended(_)));
+                .all(|outcome| matches!(outcome, Outcome::Appended { .. }));
             let ended = if all_appended {
                 transaction.commit().await
             } else {
@@ -382,6 +401,115 @@ impl Backend for Postgres {
             Ok((rows::aggregate(&row.into())?, created))
         })
         .await
+    }
+
+    async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.write(async |connection| {
+            append::postpone_command(connection, command, reason, delay_ms).await
+        })
+        .await
+    }
+
+    fn json_contains(&self, column: &'static str, contained: &Json) -> Containing {
+        let contained = self.json_value(contained.as_str().to_owned());
+        Containing {
+            conditions: vec![Expr::col(column).contains(contained)],
+            is_exact: true,
+        }
+    }
+
+    async fn save_read_models(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        models: &[Projected],
+    ) -> Result<SaveOutcome, StoreError> {
+        self.write(async |connection| projection::save(connection, partition, step, models).await)
+            .await
+    }
+
+    async fn save_rebuilt(
+        &self,
+        partition: Partition,
+        models: &[Projected],
+    ) -> Result<Vec<RebuildOutcome>, StoreError> {
+        self.write(async |connection| projection::save_rebuilt(connection, partition, models).await)
+            .await
+    }
+
+    async fn write_read_model(
+        &self,
+        partition: Partition,
+        model: &ExternalModel,
+        _now: Timestamp,
+    ) -> Result<ExternalWrite, StoreError> {
+        self.write(async |connection| {
+            projection::write_external(connection, partition, model).await
+        })
+        .await
+    }
+
+    /// The database's own clock, so that all servers agree; as of the statement, so that an index can be looked into.
+    fn now(&self, _now: Timestamp) -> SimpleExpr {
+        Expr::cust("statement_timestamp()")
+    }
+
+    async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+        _now: Timestamp,
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError> {
+        self.write(async |connection| {
+            projection::publish(connection, partition, step, entries).await
+        })
+        .await
+    }
+
+    async fn fence_checkpoint(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        token: FencingToken,
+    ) -> Result<Option<Position>, StoreError> {
+        self.write(async |connection| {
+            projection::fence(connection, partition, checkpoint, token).await
+        })
+        .await
+    }
+
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+        _now: Timestamp,
+    ) -> Result<LeaseGrant, StoreError> {
+        self.write(async |connection| leases::acquire(connection, name, owner, duration).await)
+            .await
+    }
+
+    async fn renew_lease(
+        &self,
+        name: &str,
+        token: FencingToken,
+        duration: Duration,
+    ) -> Result<bool, StoreError> {
+        self.write(async |connection| leases::renew(connection, name, token, duration).await)
+            .await
+    }
+
+    async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError> {
+        self.write(async |connection| leases::release(connection, name, token).await)
+            .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

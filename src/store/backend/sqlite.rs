@@ -1,6 +1,8 @@
 //! SQLite: one writer connection, a pool of readers beside it, and a lock against a second server. Floor 2.
 
 mod append;
+mod leases;
+mod projection;
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -23,16 +25,18 @@ use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 
 use super::{
-    Backend, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault,
     kept::{Kept, Taken, is_answer},
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, NewEntry, NewEvent, Partition, Timestamp,
-        append::{AppendedEntry, AppendedEvent, Outcome},
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
+        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Timestamp,
+        append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{OpenError, StoreError},
+    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite},
 };
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
@@ -274,6 +278,16 @@ impl Backend for Sqlite {
         Ok(rows.into_iter().map(QueryResult::from).collect())
     }
 
+    async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
+        let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+        self.write(async |connection| {
+            let done = query.execute(connection).await;
+            done.map(|_| ((), End::Commit)).map_err(while_running)
+        })
+        .await
+    }
+
     fn migrator(&self) -> &DatabaseConnection {
         &self.migrator
     }
@@ -309,6 +323,10 @@ impl Backend for Sqlite {
         Expr::val(text)
     }
 
+    fn stored_bytes(&self, column: &str) -> String {
+        format!("octet_length({column})")
+    }
+
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
         ranges_of(ranges.iter().copied())
     }
@@ -324,7 +342,7 @@ impl Backend for Sqlite {
     async fn append_events(
         &self,
         partition: Partition,
-        requests: &[&[NewEvent]],
+        requests: &[&AppendRequest],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| {
@@ -336,18 +354,18 @@ impl Backend for Sqlite {
 
     async fn append_events_across(
         &self,
-        parts: &[(Partition, Vec<NewEvent>)],
+        parts: &[(Partition, AppendRequest)],
         now: Timestamp,
     ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
         self.write(async |connection| {
             let mut outcomes = Vec::with_capacity(parts.len());
-            for (partition, events) in parts {
+            for (partition, part) in parts {
                 outcomes
-                    .extend(append::events::append(connection, *partition, &[events], now).await?);
+                    .extend(append::events::append(connection, *partition, &[part], now).await?);
             }
             let all_appended = outcomes
                 .iter()
-                .all(|outcome| matches!(outcome, Outcome::Appended(_)));
+                .all(|outcome| matches!(outcome, Outcome::Appended { .. }));
             let end = if all_appended {
                 End::Commit
             } else {
@@ -384,6 +402,127 @@ impl Backend for Sqlite {
             Ok((made, End::Commit))
         })
         .await
+    }
+
+    async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let not_before = now.after(delay);
+        self.write(async |connection| {
+            let postponed =
+                append::commands::postpone(connection, command, reason, not_before).await?;
+            Ok((postponed, End::Commit))
+        })
+        .await
+    }
+
+    fn json_contains(&self, column: &'static str, contained: &Json) -> Containing {
+        Containing {
+            conditions: projection::contained_texts(column, contained),
+            is_exact: false,
+        }
+    }
+
+    async fn save_read_models(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        models: &[Projected],
+    ) -> Result<SaveOutcome, StoreError> {
+        self.write(async |connection| {
+            let outcome = projection::save(connection, partition, step, models).await?;
+            Ok((outcome, End::Commit))
+        })
+        .await
+    }
+
+    fn now(&self, now: Timestamp) -> SimpleExpr {
+        Expr::val(now.to_utc())
+    }
+
+    async fn save_rebuilt(
+        &self,
+        partition: Partition,
+        models: &[Projected],
+    ) -> Result<Vec<RebuildOutcome>, StoreError> {
+        self.write(async |connection| {
+            let outcomes = projection::save_rebuilt(connection, partition, models).await?;
+            Ok((outcomes, End::Commit))
+        })
+        .await
+    }
+
+    async fn write_read_model(
+        &self,
+        partition: Partition,
+        model: &ExternalModel,
+        now: Timestamp,
+    ) -> Result<ExternalWrite, StoreError> {
+        self.write(async |connection| {
+            let written = projection::write_external(connection, partition, model, now).await?;
+            Ok((written, End::Commit))
+        })
+        .await
+    }
+
+    async fn publish_entries(
+        &self,
+        partition: Partition,
+        step: CheckpointStep,
+        entries: &[(Partition, NewEntry)],
+        now: Timestamp,
+    ) -> Result<Option<Vec<Outcome<AppendedEntry>>>, StoreError> {
+        self.write(async |connection| {
+            let outcomes = projection::publish(connection, partition, step, entries, now).await?;
+            Ok((outcomes, End::Commit))
+        })
+        .await
+    }
+
+    async fn fence_checkpoint(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        token: FencingToken,
+    ) -> Result<Option<Position>, StoreError> {
+        self.write(async |connection| {
+            let position = projection::fence(connection, partition, checkpoint, token).await?;
+            Ok((position, End::Commit))
+        })
+        .await
+    }
+
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Result<LeaseGrant, StoreError> {
+        self.write(async |connection| {
+            let token = leases::acquire(connection, name, owner, duration, now).await?;
+            Ok((LeaseGrant::Granted(token), End::Commit))
+        })
+        .await
+    }
+
+    /// The lock on the file keeps others away: nobody else can have taken it.
+    async fn renew_lease(
+        &self,
+        _name: &str,
+        _token: FencingToken,
+        _duration: Duration,
+    ) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// Whoever opens the file next takes it at once.
+    async fn release_lease(&self, _name: &str, _token: FencingToken) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

@@ -19,7 +19,7 @@ cases!(
 );
 
 /// Runs a statement beside the server: the rows that it changed, or the database's refusal.
-async fn execute(database: &Database, sql: &'static str) -> Result<u64, String> {
+pub(super) async fn execute(database: &Database, sql: &'static str) -> Result<u64, String> {
     let url = database.url();
     let refused = |error: sqlx::Error| error.to_string();
     match database {
@@ -42,6 +42,26 @@ async fn execute(database: &Database, sql: &'static str) -> Result<u64, String> 
 
 /// One number that a statement counts.
 async fn count(database: &Database, sql: &'static str) -> i64 {
+    let url = database.url();
+    match database {
+        Database::Sqlite(_) => {
+            let mut connection = SqliteConnection::connect(&url).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+        }
+        Database::Postgres(_) => {
+            let mut connection = PgConnection::connect(&url).await.unwrap();
+            sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+        }
+    }
+    .unwrap()
+}
+
+/// One text that a statement finds.
+pub(super) async fn text(database: &Database, sql: &'static str) -> String {
     let url = database.url();
     match database {
         Database::Sqlite(_) => {
@@ -159,7 +179,7 @@ async fn a_database_that_is_not_current_stops_the_start_without_migrations(contr
 
 async fn migrations_that_ran_before_change_nothing(contract: Contract) {
     let events = contract.fill(3).await;
-    let head = contract.head().await;
+    let head = contract.newest_place().await;
     let partitions = contract.partitions;
     let database = contract.server.stop().await;
     App::migrate(&database.config()).await.unwrap();
@@ -172,7 +192,7 @@ async fn migrations_that_ran_before_change_nothing(contract: Contract) {
         server,
     };
     assert_eq!(by_id(contract.all_events().await), by_id(events));
-    assert_eq!(contract.head().await, head);
+    assert_eq!(contract.newest_place().await, head);
 }
 
 #[tokio::test]
@@ -271,7 +291,7 @@ async fn several_servers_may_share_one_postgres_database() {
     events.extend(other.fill(4).await);
     assert_eq!(by_id(contract.all_events().await), by_id(events.clone()));
     assert_eq!(by_id(other.all_events().await), by_id(events));
-    assert_eq!(contract.head().await, other.head().await);
+    assert_eq!(contract.newest_place().await, other.newest_place().await);
 }
 
 #[tokio::test]

@@ -33,22 +33,33 @@ macro_rules! cases {
 mod aggregates;
 mod append_event;
 mod append_events;
+mod commands;
 mod create_aggregate;
+mod create_command;
 mod database;
+mod domain;
 mod events;
+mod execute_command;
+mod external_models;
 mod json;
+mod projection;
+mod read_model_changes;
+mod read_models;
+mod rebuilds;
 mod server;
+mod state;
 mod streams;
 mod subscriptions;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tidings::{config::Config, domain::Domain};
 use uuid::Uuid;
 
 use crate::support::{
-    client::{Client, Failure},
+    client::{Client, Failure, LIMIT},
     in_process::{Database, Engine, TestServer},
 };
 
@@ -61,7 +72,10 @@ pub struct Contract {
 }
 
 const EVENT: &str = "id type data metadata aggregateId aggregateType version createdAt";
+const READ_MODEL: &str = "aggregateId aggregateType data version source fault createdAt updatedAt";
 const ENTRY: &str = "streamName position eventId type data createdAt";
+const COMMAND: &str =
+    "id type data aggregateId status reason attempts createdAt notBefore processedAt";
 
 impl Contract {
     pub async fn on(engine: Engine, partitions: u8) -> Self {
@@ -73,6 +87,25 @@ impl Contract {
         Self {
             engine,
             partitions,
+            client: server.client(),
+            server,
+        }
+    }
+
+    /// The server again on its database, with a domain (without one, the built-in one) and other options.
+    pub async fn restarted(
+        self,
+        domain: Option<Domain>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let database = self.server.stop().await;
+        let server = match domain {
+            Some(domain) => TestServer::with_domain(database, domain, configure).await,
+            None => TestServer::on(database, configure).await,
+        };
+        Self {
+            engine: self.engine,
+            partitions: self.partitions,
             client: server.client(),
             server,
         }
@@ -132,6 +165,58 @@ impl Contract {
             .await
     }
 
+    /// Executes a command: its payload.
+    pub async fn execute(&self, input: Value) -> Value {
+        self.ask(&execute_command(), json!({ "input": input }))
+            .await["executeCommand"]
+            .take()
+    }
+
+    pub async fn execute_is_refused(&self, input: Value) -> Failure {
+        self.refused(&execute_command(), json!({ "input": input }))
+            .await
+    }
+
+    /// Records a command: as it is then.
+    pub async fn create(&self, input: Value) -> Value {
+        self.ask(&create_command(), json!({ "input": input })).await["createCommand"]["command"]
+            .take()
+    }
+
+    pub async fn create_is_refused(&self, input: Value) -> Failure {
+        self.refused(&create_command(), json!({ "input": input }))
+            .await
+    }
+
+    /// Processes a pending command: its payload.
+    pub async fn process(&self, id: &Value) -> Value {
+        let query = format!(
+            "mutation($input: ProcessCommandInput!) {{ processCommand(input: $input) {{ processed command {{ {COMMAND} }} }} }}"
+        );
+        self.ask(&query, json!({ "input": { "id": id } })).await["processCommand"].take()
+    }
+
+    /// A command by its id, with its events.
+    pub async fn command(&self, id: &Value) -> Value {
+        let query = format!(
+            "query($id: UUID!) {{ command(id: $id) {{ {COMMAND} events {{ {EVENT} }} }} }}"
+        );
+        self.ask(&query, json!({ "id": id })).await["command"].take()
+    }
+
+    /// A command by its id once it is not pending any more.
+    pub async fn settled(&self, id: &Value) -> Value {
+        let started = std::time::Instant::now();
+        loop {
+            let command = self.command(id).await;
+            if command["status"] != "PENDING" {
+                return command;
+            }
+            assert!(started.elapsed() < LIMIT, "it stays pending: {command}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     /// Every event of the database, as a list answers them.
     pub async fn all_events(&self) -> Vec<Value> {
         let query = format!("{{ events(first: 1000) {{ nodes {{ {EVENT} }} }} }}");
@@ -178,7 +263,74 @@ impl Contract {
         stream
     }
 
-    /// The newest place.
+    /// A read model once it has come to a version.
+    pub async fn read_model(&self, id: Uuid, min_version: i64) -> Value {
+        let query = format!(
+            "query($id: UUID!, $min: Int) {{ readModel(aggregateId: $id, minVersion: $min, waitMs: 20000) {{ {READ_MODEL} }} }}"
+        );
+        let variables = json!({ "id": id, "min": min_version });
+        self.ask(&query, variables).await["readModel"].take()
+    }
+
+    /// A read model as it is.
+    pub async fn present_model(&self, id: Uuid) -> Value {
+        let query =
+            format!("query($id: UUID!) {{ readModel(aggregateId: $id) {{ {READ_MODEL} }} }}");
+        self.ask(&query, json!({ "id": id })).await["readModel"].take()
+    }
+
+    /// Every read model, the oldest first.
+    pub async fn all_models(&self) -> Vec<Value> {
+        let query = format!(
+            "{{ readModels(orderBy: CREATED_OLDEST_FIRST, first: 1000) {{ nodes {{ {READ_MODEL} }} }} }}"
+        );
+        list(self.ask(&query, json!({})).await["readModels"]["nodes"].take())
+    }
+
+    /// How far the projection is.
+    pub async fn projection(&self) -> Value {
+        let query = "{ projection { lagEvents lagMs faulted } }";
+        self.ask(query, json!({})).await["projection"].take()
+    }
+
+    /// Waits until every event was looked at.
+    pub async fn projected(&self) {
+        let wait = async {
+            while self.projection().await["lagEvents"] != 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, wait)
+            .await
+            .expect("everything is projected in the end");
+    }
+
+    /// Writes a read model from outside: the payload.
+    pub async fn update_model(&self, input: Value) -> Value {
+        self.ask(&update_model(), json!({ "input": input })).await["updateReadModel"].take()
+    }
+
+    pub async fn update_is_refused(&self, input: Value) -> Failure {
+        self.refused(&update_model(), json!({ "input": input }))
+            .await
+    }
+
+    /// Folds read models anew: how many.
+    pub async fn rebuild(&self, input: Value) -> i64 {
+        let query = "mutation($input: RebuildReadModelsInput!) { rebuildReadModels(input: $input) { count } }";
+        let data = self.ask(query, json!({ "input": input })).await;
+        data["rebuildReadModels"]["count"].as_i64().unwrap()
+    }
+
+    /// The newest place in the log of events.
+    pub async fn newest_place(&self) -> String {
+        let query = "{ events(first: 1000) { pageInfo { endCursor hasNextPage } } }";
+        let page = self.ask(query, json!({})).await["events"]["pageInfo"].take();
+        assert_eq!(page["hasNextPage"], false);
+        page["endCursor"].as_str().unwrap().to_owned()
+    }
+
+    /// The newest place in all logs.
     pub async fn head(&self) -> String {
         let data = self.ask("{ server { headCursor } }", json!({})).await;
         data["server"]["headCursor"].as_str().unwrap().to_owned()
@@ -222,6 +374,16 @@ pub fn entry(stream: &str) -> Value {
     json!({ "streamName": stream, "eventId": Uuid::new_v4(), "type": "user_seen", "data": { "page": 1 } })
 }
 
+/// A command that makes a user.
+pub fn create_user(aggregate: Uuid, name: &str) -> Value {
+    json!({ "aggregateId": aggregate, "type": "create_user", "data": { "username": name } })
+}
+
+/// A command that changes a user.
+pub fn update_user(aggregate: Uuid, data: Value) -> Value {
+    json!({ "aggregateId": aggregate, "type": "update_user", "data": data })
+}
+
 /// The same with other fields.
 pub fn with(mut value: Value, other: Value) -> Value {
     let fields = value.as_object_mut().unwrap();
@@ -256,9 +418,27 @@ fn append_event() -> String {
     )
 }
 
+fn update_model() -> String {
+    format!(
+        "mutation($input: UpdateReadModelInput!) {{ updateReadModel(input: $input) {{ updated readModel {{ {READ_MODEL} }} }} }}"
+    )
+}
+
 fn append_events() -> String {
     format!(
         "mutation($input: AppendEventsInput!) {{ appendEvents(input: $input) {{ events {{ {EVENT} }} }} }}"
+    )
+}
+
+fn execute_command() -> String {
+    format!(
+        "mutation($input: CreateCommandInput!) {{ executeCommand(input: $input) {{ command {{ {COMMAND} events {{ {EVENT} }} }} events {{ {EVENT} }} }} }}"
+    )
+}
+
+fn create_command() -> String {
+    format!(
+        "mutation($input: CreateCommandInput!) {{ createCommand(input: $input) {{ command {{ {COMMAND} }} }} }}"
     )
 }
 

@@ -53,7 +53,7 @@ async fn the_head_taken_before_a_list_misses_nothing(contract: Contract) {
 
 async fn the_head_stays_where_it_is_after_a_restart(contract: Contract) {
     let old = contract.fill(5).await;
-    let head = contract.head().await;
+    let head = contract.newest_place().await;
     let partitions = contract.partitions;
     let database = contract.server.stop().await;
     let server = crate::support::in_process::TestServer::on(database, |_| {}).await;
@@ -63,6 +63,6 @@ async fn the_head_stays_where_it_is_after_a_restart(contract: Contract) {
         client: server.client(),
         server,
     };
-    assert_eq!(contract.head().await, head);
+    assert_eq!(contract.newest_place().await, head);
     assert_eq!(by_id(contract.all_events().await), by_id(old));
 }

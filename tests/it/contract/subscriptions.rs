@@ -329,7 +329,7 @@ async fn progress_tells_of_events_that_do_not_pass(contract: Contract) {
     assert_eq!(first["event"], Value::Null);
     assert_eq!(first["caughtUp"], true);
     contract.fill(5).await;
-    let head = contract.head().await;
+    let head = contract.newest_place().await;
     let told = loop {
         let update = subscription.next_data().await["events"].take();
         assert_eq!(update["event"], Value::Null);
@@ -370,7 +370,7 @@ async fn progress_tells_at_once_that_it_has_caught_up(contract: Contract) {
 
 async fn a_place_above_the_head_is_not_reached(contract: Contract) {
     let known = contract.fill(4).await;
-    let head = contract.head().await;
+    let head = contract.newest_place().await;
     for cursor in [
         cursor_at(&contract, 5),
         cursor_at(&contract, i64::MAX),

@@ -3,7 +3,9 @@
 mod disk;
 mod hang_up;
 mod kill;
+mod kill_commands;
 mod outage;
+mod projection;
 mod servers;
 mod silence;
 mod stop;

@@ -29,6 +29,7 @@ async fn serve(request_timeout: Duration) -> (TestServer, Proxy) {
     let proxy = Proxy::to(&database.url()).await;
     let server = TestServer::on(database, |config| {
         config.database.url = proxy.url.parse().unwrap();
+        config.background.enabled = false;
         config.database.max_connections = 1;
         config.limits.request_timeout = request_timeout;
     })

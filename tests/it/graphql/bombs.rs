@@ -219,6 +219,7 @@ async fn lists_in_lists_are_too_complex() {
         "{ aggregates(first: 1000) { nodes { events(first: 1000) { id } } } }",
         "{ streams(first: 1000) { nodes { entries(first: 1000) { position } } } }",
         "{ events { nodes { aggregate { events { aggregate { events { id } } } } } } }",
+        "{ events(first: 1000) { nodes { aggregate { a: state b: state c: state } } } }",
     ] {
         ground.is_refused(query, json!({})).await;
     }

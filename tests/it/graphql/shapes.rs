@@ -8,7 +8,8 @@ use crate::support::in_process::TestServer;
 
 /// A server with three events of two aggregates and a stream entry; the ids of the aggregates.
 async fn filled() -> (TestServer, [Uuid; 2]) {
-    let server = TestServer::start().await;
+    // Nothing but what is asked for here is to be in it, no published events either.
+    let server = TestServer::with(|config| config.background.enabled = false).await;
     let ids = [Uuid::new_v4(), Uuid::new_v4()];
     for id in [ids[0], ids[1], ids[0]] {
         let input = with(event(), "aggregateId", json!(id));

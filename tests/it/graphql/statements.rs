@@ -8,11 +8,13 @@ use uuid::Uuid;
 use super::with;
 use crate::support::in_process::{Database, Engine, TestServer};
 
-/// A server with 100 aggregates of two events each, and 100 streams of two entries that lead to events.
+/// A server with 100 aggregates of three events each, the last of them caused by a command, and 100 streams of two entries that lead to events.
 async fn filled(engine: Engine, partitions: u8) -> TestServer {
     let database = Arc::new(Database::make(engine));
     let server = TestServer::on(database, |config| {
         config.database.partitions = Some(partitions);
+        // Its statements would be counted too.
+        config.background.enabled = false;
     })
     .await;
     let client = server.client();
@@ -44,6 +46,20 @@ async fn filled(engine: Engine, partitions: u8) -> TestServer {
             .await
             .unwrap();
     }
+    for (_, aggregate) in &ids {
+        let query = "mutation($input: CreateCommandInput!) { executeCommand(input: $input) { command { status } } }";
+        let input =
+            json!({ "aggregateId": aggregate, "type": "update_user", "data": { "email": "a" } });
+        let data = client
+            .query(query, json!({ "input": input }))
+            .await
+            .unwrap();
+        assert_eq!(data["executeCommand"]["command"]["status"], "PROCESSED");
+    }
+    // The read models of all of them, which nobody else brings up to date here.
+    let query = "mutation { rebuildReadModels(input: {}) { count } }";
+    let rebuilt = client.query(query, json!({})).await.unwrap();
+    assert_eq!(rebuilt["rebuildReadModels"]["count"], 100);
     server
 }
 
@@ -60,7 +76,7 @@ async fn statements(server: &TestServer, query: &str, first: usize) -> (u64, usi
 }
 
 /// Lists, and how many statements are enough for them on one partition: what must not grow with the list.
-const LISTS: [(&str, u64); 7] = [
+const LISTS: [(&str, u64); 11] = [
     (
         "query($first: Int!) { events(first: $first) { nodes { id } } }",
         2,
@@ -79,6 +95,22 @@ const LISTS: [(&str, u64); 7] = [
     ),
     (
         "query($first: Int!) { aggregates(first: $first) { nodes { id events(first: 5, order: NEWEST_FIRST) { id aggregate { id } } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { aggregates(first: $first) { nodes { id readModel { data } } } }",
+        2,
+    ),
+    (
+        "query($first: Int!) { readModels(first: $first) { nodes { data aggregate { id readModel { version } } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { commands(first: $first) { nodes { id events { id } aggregate { id } } } }",
+        3,
+    ),
+    (
+        "query($first: Int!) { aggregates(first: $first) { nodes { id commands(first: 5) { nodes { id events { id } } } } } }",
         3,
     ),
     (

@@ -111,6 +111,17 @@ impl Client {
         Subscription { socket }
     }
 
+    /// The same, where the server may be away.
+    pub async fn try_subscribe(&self, query: &str, variables: Value) -> Option<Subscription> {
+        let mut socket = Socket::open(&self.ws_url, "graphql-transport-ws", &[])
+            .await
+            .ok()?;
+        let init = tokio::time::timeout(LIMIT, socket.init()).await;
+        init.ok()?.ok()?;
+        socket.start("1", query, variables).await;
+        Some(Subscription { socket })
+    }
+
     /// Opens a websocket for several operations.
     pub async fn socket(&self) -> Socket {
         Socket::connect(&self.ws_url, self.token.as_deref()).await
@@ -174,6 +185,11 @@ impl Subscription {
             .await
             .expect("the subscription delivers something")
             .1
+    }
+
+    /// What comes next, however long that takes.
+    pub async fn next_whenever(&mut self) -> Step {
+        self.socket.next().await.1
     }
 
     /// What comes within this time, if anything does.

@@ -6,6 +6,7 @@ use tidings::{
     app::App,
     config::Config,
     domain::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent},
+    domain::{Domain, SystemClock},
     graphql::Graphql,
     http::{self, Server},
 };
@@ -87,7 +88,24 @@ impl TestServer {
     pub async fn on(database: Arc<Database>, configure: impl FnOnce(&mut Config)) -> Self {
         let mut config = database.config();
         configure(&mut config);
-        let app = App::start(&config).await.unwrap();
+        let domain = config.domain.load().unwrap();
+        Self::of(database, domain, config).await
+    }
+
+    /// Starts a server with a domain of the test's own.
+    pub async fn with_domain(
+        database: Arc<Database>,
+        domain: Domain,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = database.config();
+        configure(&mut config);
+        Self::of(database, domain, config).await
+    }
+
+    async fn of(database: Arc<Database>, domain: Domain, config: Config) -> Self {
+        let clock = Arc::new(SystemClock);
+        let app = App::start_with(&config, domain, clock).await.unwrap();
         let graphql = Graphql::new(Arc::clone(&app), &config.limits);
         let listener = http::bind(&config).await.unwrap();
         let server = http::serve(listener, graphql, Arc::clone(&app), &config).unwrap();

@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub struct StoredLog {
     pub events: Vec<StoredEvent>,
     pub entries: Vec<StoredEntry>,
+    pub commands: HashMap<Uuid, StoredCommand>,
     /// The version that each aggregate's own row has.
     versions: HashMap<Uuid, i32>,
 }
@@ -26,6 +27,17 @@ pub struct StoredEvent {
     pub aggregate_type: String,
     pub event_type: String,
     pub version: i32,
+    /// The command that caused it, as its metadata says.
+    pub command_id: Option<Uuid>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoredCommand {
+    pub aggregate_id: Uuid,
+    pub status: String,
+    /// The versions of its first and last event.
+    pub versions: Option<(i32, i32)>,
+    pub is_settled: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -56,8 +68,8 @@ impl StoredLog {
             rows.expect("the log can be read")
         };
         let events = select(
-            "SELECT partition_no, position, id, aggregate_id, aggregate_type, event_type, version FROM events \
-             ORDER BY partition_no, position",
+            "SELECT partition_no, position, id, aggregate_id, aggregate_type, event_type, version, \
+             event_metadata ->> 'commandId' FROM events ORDER BY partition_no, position",
         )
         .await;
         let entries = select(
@@ -66,9 +78,18 @@ impl StoredLog {
         )
         .await;
         let versions = select("SELECT id, current_version FROM aggregates").await;
+        let commands = select(
+            "SELECT id, aggregate_id, status, first_version, last_version, \
+             CASE WHEN processed_at IS NULL THEN 0 ELSE 1 END FROM commands",
+        )
+        .await;
         let log = StoredLog {
             events: events.iter().map(event).collect(),
             entries: entries.iter().map(entry).collect(),
+            commands: commands
+                .iter()
+                .map(|row| (column(row, 0), command(row)))
+                .collect(),
             versions: versions
                 .iter()
                 .map(|row| (column(row, 0), column(row, 1)))
@@ -136,6 +157,42 @@ impl StoredLog {
                 "stored twice: {entry:?}"
             );
         }
+        self.assert_commands_whole();
+    }
+
+    /// No command is half done: those that are processed have their events, all others have none, and no event is of a command
+    /// that is not there.
+    fn assert_commands_whole(&self) {
+        let mut caused: HashMap<Uuid, Vec<&StoredEvent>> = HashMap::new();
+        for event in &self.events {
+            if let Some(command) = event.command_id {
+                assert!(
+                    self.commands.contains_key(&command),
+                    "of no command: {event:?}"
+                );
+                caused.entry(command).or_default().push(event);
+            }
+        }
+        for (id, command) in &self.commands {
+            let events = caused.get(id).map(Vec::as_slice).unwrap_or_default();
+            let versions: Vec<i32> = events.iter().map(|event| event.version).collect();
+            let expected: Vec<i32> = match command.versions {
+                Some((first, last)) => (first..=last).collect(),
+                None => Vec::new(),
+            };
+            assert_eq!(versions, expected, "the events of {id}: {command:?}");
+            let is_its_own = |event: &&StoredEvent| event.aggregate_id == command.aggregate_id;
+            assert!(events.iter().all(is_its_own), "{command:?}: {events:?}");
+            assert!(
+                events.is_empty() || command.status == "PROCESSED",
+                "{command:?}: {events:?}"
+            );
+            assert_eq!(
+                command.is_settled,
+                command.status != "PENDING",
+                "{command:?}"
+            );
+        }
     }
 
     /// The events of one aggregate, in order.
@@ -186,6 +243,18 @@ fn event(row: &QueryResult) -> StoredEvent {
         aggregate_type: column(row, 4),
         event_type: column(row, 5),
         version: column(row, 6),
+        command_id: column::<Option<String>>(row, 7)
+            .map(|id| id.parse().expect("the id of a command is a UUID")),
+    }
+}
+
+fn command(row: &QueryResult) -> StoredCommand {
+    let first: Option<i32> = column(row, 3);
+    StoredCommand {
+        aggregate_id: column(row, 1),
+        status: column(row, 2),
+        versions: first.zip(column(row, 4)),
+        is_settled: column::<i32>(row, 5) == 1,
     }
 }
 
@@ -220,10 +289,12 @@ mod tests {
             aggregate_type: "load".to_owned(),
             event_type: "counted".to_owned(),
             version,
+            command_id: None,
         };
         StoredLog {
             events: places.iter().map(event).collect(),
             entries: Vec::new(),
+            commands: HashMap::new(),
             versions: HashMap::from([(aggregate_id, 2)]),
         }
     }

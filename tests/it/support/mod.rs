@@ -6,11 +6,14 @@
 
 pub mod client;
 pub mod clock;
+pub mod counting;
+pub mod deciders;
 pub mod follow;
 pub mod in_process;
 pub mod load;
 pub mod log;
 pub mod postgres;
+pub mod projected;
 pub mod proxy;
 pub mod server;
 

@@ -276,6 +276,14 @@ impl Cluster {
     }
 }
 
+impl Database {
+    /// Runs a statement beside the server.
+    pub fn execute(&self, statement: &str) {
+        let options: PgConnectOptions = self.url.parse().expect("its URL is one of PostgreSQL");
+        execute(&options, statement);
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         let Some(home) = self.home.as_ref().filter(|_| self.is_private) else {

@@ -7,6 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Where the server with the counting domain finds its arguments, each in a line.
+pub const COUNTING_ARGUMENTS: &str = "COUNTING_SERVER_ARGUMENTS";
+
 const START_LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -25,6 +28,8 @@ struct Options {
     database_url: String,
     arguments: Vec<String>,
     ignores_file_limit: bool,
+    /// Whether it is this test binary with the counting domain.
+    is_counting: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -87,8 +92,16 @@ impl TestServer {
             database_url: database_url.to_owned(),
             arguments: Vec::new(),
             ignores_file_limit: false,
+            is_counting: false,
             environment: Vec::new(),
         })
+    }
+
+    /// A server with the counting domain instead of the built-in one: see `support::counting`.
+    pub fn counting(database_url: &str) -> TestServerBuilder {
+        let mut builder = TestServer::on(database_url);
+        builder.0.is_counting = true;
+        builder
     }
 
     /// Starts a server without further options.
@@ -275,6 +288,9 @@ impl Drop for TestServer {
 
 impl Options {
     fn command(&self, port: u16) -> Command {
+        if self.is_counting {
+            return self.counting_command(port);
+        }
         let binary = env!("CARGO_BIN_EXE_tidings");
         let mut command = if self.ignores_file_limit {
             // The standard library cannot set how a signal is taken, the shell can.
@@ -284,14 +300,7 @@ impl Options {
         } else {
             Command::new(binary)
         };
-        for (name, _) in std::env::vars_os() {
-            let is_ours = |name: &str| {
-                name.starts_with("TIDINGS_") || name == "DATABASE_URL" || name == "RUST_LOG"
-            };
-            if name.to_str().is_some_and(is_ours) {
-                command.env_remove(name);
-            }
-        }
+        remove_variables(&mut command);
         command
             .args([
                 "serve",
@@ -304,6 +313,37 @@ impl Options {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    fn counting_command(&self, port: u16) -> Command {
+        let binary = std::env::current_exe().expect("this program has a path");
+        let listen = format!("127.0.0.1:{port}");
+        let own = ["--listen", &listen, "--database-url", &self.database_url].map(str::to_owned);
+        let arguments: Vec<String> = own.into_iter().chain(self.arguments.clone()).collect();
+        let mut command = Command::new(binary);
+        remove_variables(&mut command);
+        command
+            .args([
+                "--exact",
+                "support::counting::serve",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(COUNTING_ARGUMENTS, arguments.join("\n"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+/// Nothing that the tests run with is meant for the server.
+fn remove_variables(command: &mut Command) {
+    let is_ours =
+        |name: &str| name.starts_with("TIDINGS_") || name == "DATABASE_URL" || name == "RUST_LOG";
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_ours) {
+            command.env_remove(name);
+        }
     }
 }
 

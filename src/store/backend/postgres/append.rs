@@ -1,6 +1,6 @@
 //! The statements that write the logs on PostgreSQL. Each is constant, so that each is planned once a session. Floor 2.
 
-use std::collections::HashMap;
+mod events;
 
 use chrono::{DateTime, Utc};
 use sea_orm::sqlx::{self, PgConnection, Row, postgres::PgRow};
@@ -9,169 +9,16 @@ use uuid::Uuid;
 use super::while_running;
 use crate::{
     domain::{
-        AggregateId, AggregateType, ExpectedPosition, ExpectedVersion, NewEntry, NewEvent,
-        Partition, Position, Timestamp, Version,
-        append::{AppendedEntry, AppendedEvent, Outcome, Refusal},
+        AggregateId, AggregateType, Command, ExpectedPosition, NewEntry, Partition, Position,
+        append::{AppendedEntry, Outcome, Refusal},
     },
     store::StoreError,
 };
 
-const APPEND_EVENTS: &str = "SELECT outcome, position, version, created_at, actual_version, actual_type \
-     FROM tidings_append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+pub(super) use events::append as events;
 
 const APPEND_ENTRIES: &str = "SELECT outcome, position, entry_position, created_at, actual_position \
      FROM tidings_append_entries($1, $2, $3, $4, $5, $6, $7) ORDER BY ord";
-
-/// Appends a batch of requests by one call of the function that SQL clients use too.
-pub(super) async fn events(
-    connection: &mut PgConnection,
-    partition: Partition,
-    requests: &[&[NewEvent]],
-) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-    let events = || requests.iter().flat_map(|request| request.iter());
-    let numbers: Vec<i32> = (1_i32..)
-        .zip(requests)
-        .flat_map(|(number, request)| std::iter::repeat_n(number, request.len()))
-        .collect();
-    let ids: Vec<Uuid> = events().map(|event| event.id.0).collect();
-    let check_ids: Vec<bool> = events().map(|event| event.id_is_given).collect();
-    let aggregate_ids: Vec<Uuid> = events().map(|event| event.aggregate_id.0).collect();
-    let aggregate_types: Vec<&str> = events()
-        .map(|event| event.aggregate_type.as_str())
-        .collect();
-    let event_types: Vec<&str> = events().map(|event| event.event_type.as_str()).collect();
-    let data: Vec<&str> = events().map(|event| event.data.as_str()).collect();
-    let metadata: Vec<&str> = events().map(|event| event.metadata.as_str()).collect();
-    let expected: Vec<Option<i32>> = events()
-        .map(|event| match event.expected_version {
-            ExpectedVersion::Any => None,
-            ExpectedVersion::Exactly(version) => Some(version.0),
-        })
-        .collect();
-    let row = sqlx::query(APPEND_EVENTS)
-        .bind(partition.number())
-        .bind(numbers)
-        .bind(slots(&aggregate_ids))
-        .bind(ids)
-        .bind(check_ids)
-        .bind(aggregate_ids)
-        .bind(aggregate_types)
-        .bind(event_types)
-        .bind(data)
-        .bind(metadata)
-        .bind(expected)
-        .fetch_one(connection)
-        .await
-        .map_err(while_running)?;
-    let answer = EventsAnswer::read(&row).map_err(while_running)?;
-    let mut at = 0;
-    requests
-        .iter()
-        .map(|request| {
-            let outcome = answer.outcome(request, at);
-            at += request.len();
-            outcome.map_err(while_running)
-        })
-        .collect()
-}
-
-/// For each event the place in the batch, from 1, of the first event of the same aggregate.
-fn slots(aggregate_ids: &[Uuid]) -> Vec<i32> {
-    let mut first: HashMap<Uuid, i32> = HashMap::with_capacity(aggregate_ids.len());
-    (1..)
-        .zip(aggregate_ids)
-        .map(|(place, id)| *first.entry(*id).or_insert(place))
-        .collect()
-}
-
-/// The function's answer: an array for each column, with an element for each event.
-struct EventsAnswer {
-    outcomes: Vec<Option<String>>,
-    positions: Vec<Option<i64>>,
-    versions: Vec<Option<i32>>,
-    created_at: Timestamp,
-    actual_versions: Vec<Option<i32>>,
-    actual_types: Vec<Option<String>>,
-}
-
-impl EventsAnswer {
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            outcomes: row.try_get(0)?,
-            positions: row.try_get(1)?,
-            versions: row.try_get(2)?,
-            created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
-            actual_versions: row.try_get(4)?,
-            actual_types: row.try_get(5)?,
-        })
-    }
-
-    /// What became of a request whose first event is at place `start` of the batch.
-    fn outcome(
-        &self,
-        request: &[NewEvent],
-        start: usize,
-    ) -> Result<Outcome<AppendedEvent>, sqlx::Error> {
-        let mut appended = Vec::with_capacity(request.len());
-        let mut duplicate = false;
-        let mut refusal = None;
-        for (index, event) in request.iter().enumerate() {
-            let at = start + index;
-            match (
-                element(&self.outcomes, at).as_deref(),
-                element(&self.positions, at),
-            ) {
-                (None, Some(position)) => appended.push(AppendedEvent {
-                    position: Position(position),
-                    version: Version(
-                        element(&self.versions, at).ok_or_else(|| unknown_outcome("no version"))?,
-                    ),
-                    created_at: self.created_at,
-                }),
-                (None, None) => {}
-                (Some("duplicate"), _) => duplicate = true,
-                (Some(reason), _) => refusal = Some(self.refusal(reason, index, event, at)?),
-            }
-        }
-        Ok(match refusal {
-            Some(refusal) => Outcome::Refused(refusal),
-            None if duplicate => Outcome::Duplicate,
-            None if appended.len() == request.len() => Outcome::Appended(appended),
-            None => return Err(unknown_outcome("nothing")),
-        })
-    }
-
-    fn refusal(
-        &self,
-        reason: &str,
-        index: usize,
-        event: &NewEvent,
-        at: usize,
-    ) -> Result<Refusal, sqlx::Error> {
-        let missing = || unknown_outcome(reason);
-        Ok(match (reason, event.expected_version) {
-            ("id_reused", _) => Refusal::IdReused {
-                index,
-                id: event.id,
-            },
-            ("type_mismatch", _) => Refusal::TypeMismatch {
-                index,
-                expected: event.aggregate_type.clone(),
-                actual: AggregateType::stored(element(&self.actual_types, at).ok_or_else(missing)?),
-            },
-            ("version_conflict", ExpectedVersion::Exactly(expected)) => Refusal::VersionConflict {
-                index,
-                expected,
-                actual: Version(element(&self.actual_versions, at).ok_or_else(missing)?),
-            },
-            _ => return Err(missing()),
-        })
-    }
-}
-
-fn element<T: Clone>(array: &[Option<T>], at: usize) -> Option<T> {
-    array.get(at).cloned().flatten()
-}
 
 /// Appends a batch of entries by one call of the function that SQL clients use too.
 pub(super) async fn entries(
@@ -217,13 +64,24 @@ pub(super) async fn entries(
         .collect()
 }
 
-fn entry_outcome(row: &PgRow, entry: &NewEntry) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
+/// What became of one entry, from the columns that both functions answer.
+pub(super) fn entry_outcome(
+    row: &PgRow,
+    entry: &NewEntry,
+) -> Result<Outcome<AppendedEntry>, sqlx::Error> {
     Ok(match row.try_get::<&str, _>(0)? {
-        "appended" => Outcome::Appended(vec![AppendedEntry {
-            position: Position(row.try_get(1)?),
-            entry_position: Position(row.try_get(2)?),
-            created_at: row.try_get::<DateTime<Utc>, _>(3)?.into(),
-        }]),
+        "appended" => {
+            let created_at = row.try_get::<DateTime<Utc>, _>(3)?.into();
+            let place = AppendedEntry {
+                position: Position(row.try_get(1)?),
+                entry_position: Position(row.try_get(2)?),
+                created_at,
+            };
+            Outcome::Appended {
+                at: created_at,
+                places: vec![place],
+            }
+        }
         "duplicate" => Outcome::Duplicate,
         "id_reused" => Outcome::Refused(Refusal::IdReused {
             index: 0,
@@ -292,8 +150,31 @@ pub(super) async fn aggregate_row(
         .map_err(while_running)
 }
 
-fn unknown_outcome(outcome: &str) -> sqlx::Error {
+/// Puts a command off that could not be decided, if nobody has tried or settled it meanwhile.
+pub(super) async fn postpone_command(
+    connection: &mut PgConnection,
+    command: &Command,
+    reason: &str,
+    delay_ms: i64,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE commands SET attempts = attempts + 1, reason = $4, \
+               not_before = clock_timestamp() + $5 * interval '1 millisecond' \
+               WHERE partition_no = $1 AND id = $2 AND status = 'PENDING' AND attempts = $3";
+    sqlx::query(sql)
+        .bind(command.partition.number())
+        .bind(command.id.0)
+        .bind(command.attempts)
+        .bind(reason)
+        .bind(delay_ms)
+        .execute(connection)
+        .await
+        .map(|done| done.rows_affected() > 0)
+        .map_err(while_running)
+}
+
+pub(super) fn unknown_outcome(outcome: &str) -> sqlx::Error {
     sqlx::Error::Decode(
-        format!("the append function answers `{outcome}`, which this server does not know").into(),
+        format!("a function of the database answers `{outcome}`, which this server does not know")
+            .into(),
     )
 }

@@ -1,8 +1,9 @@
 //! The statements that write the logs on SQLite, inside the one writer's transaction. Floor 2.
 
+pub(super) mod commands;
 pub(super) mod entries;
 pub(super) mod events;
-mod statements;
+pub(super) mod statements;
 
 use sea_orm::sqlx::{self, SqliteConnection};
 

@@ -36,8 +36,8 @@ const INSERT_STREAMS: OverRows<'_> = OverRows {
 
 const INSERT_ENTRIES: OverRows<'_> = OverRows {
     sql: "INSERT INTO event_streams (partition_no, stream_name, position, entry_position, event_id, event_type, \
-          event_data, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
-    columns: 8,
+          event_data, event_partition_no, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
+    columns: 9,
 };
 
 /// An entry that was accepted, with its places in the stream and in the partition.
@@ -53,6 +53,17 @@ pub(crate) async fn append(
     entries: &[&NewEntry],
     now: Timestamp,
 ) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
+    append_of(connection, partition, entries, None, now).await
+}
+
+/// The same with entries that show events of a partition of ours.
+pub(crate) async fn append_of(
+    connection: &mut SqliteConnection,
+    partition: Partition,
+    entries: &[&NewEntry],
+    events_in: Option<Partition>,
+    now: Timestamp,
+) -> Result<Vec<Outcome<AppendedEntry>>, StoreError> {
     let (head, created_at) = head(connection, HEAD, partition, now).await?;
     let known = known_entries(connection, partition, entries).await?;
     let mut positions = positions(connection, partition, entries).await?;
@@ -66,15 +77,19 @@ pub(crate) async fn append(
                 *last = last.next();
                 let entry_position = Position(head.0 + 1 + new.len() as i64);
                 new.push((*last, entry_position, entry));
-                Outcome::Appended(vec![AppendedEntry {
+                let place = AppendedEntry {
                     entry_position,
                     position: *last,
                     created_at,
-                }])
+                };
+                Outcome::Appended {
+                    at: created_at,
+                    places: vec![place],
+                }
             }
         });
     }
-    insert(connection, partition, &new, created_at).await?;
+    insert(connection, partition, &new, events_in, created_at).await?;
     Ok(outcomes)
 }
 
@@ -106,6 +121,7 @@ async fn insert(
     connection: &mut SqliteConnection,
     partition: Partition,
     new: &[Placed<'_>],
+    events_in: Option<Partition>,
     created_at: Timestamp,
 ) -> Result<(), StoreError> {
     let begun: Vec<&NewEntry> = new
@@ -134,6 +150,7 @@ async fn insert(
                     .bind(entry.event_id.0)
                     .bind(entry.event_type.as_str())
                     .bind(entry.data.as_str())
+                    .bind(events_in.map(Partition::number))
                     .bind(created_at.to_utc())
             },
         )

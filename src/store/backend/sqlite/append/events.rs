@@ -5,12 +5,15 @@ use std::collections::{HashMap, HashSet};
 use sea_orm::sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::statements::{OverRows, head};
+use super::{
+    commands::{self, Done},
+    statements::{OverRows, head},
+};
 use crate::{
     domain::{
         AggregateId, AggregateType, EventId, EventType, Json, NewEvent, Partition, Position,
         Timestamp, Version,
-        append::{AppendedEvent, Outcome},
+        append::{AppendRequest, AppendedEvent, Outcome},
         judge::{Facts, KnownEvent, Verdict},
     },
     store::StoreError,
@@ -51,20 +54,25 @@ type Placed<'r> = (Position, Version, &'r NewEvent);
 pub(crate) async fn append(
     connection: &mut SqliteConnection,
     partition: Partition,
-    requests: &[&[NewEvent]],
+    requests: &[&AppendRequest],
     now: Timestamp,
 ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
     let (head, created_at) = head(connection, HEAD, partition, now).await?;
+    let created_at = commands::after_pending(connection, partition, requests, created_at).await?;
     let mut facts = Facts {
         events: known_events(connection, partition, requests).await?,
         aggregates: known_aggregates(connection, partition, requests).await?,
+        commands: commands::known(connection, partition, requests).await?,
     };
     let mut new: Vec<Placed<'_>> = Vec::new();
+    let mut done: Vec<Done<'_>> = Vec::new();
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         outcomes.push(match facts.judge(request) {
             Verdict::Append(versions) => {
-                let places = versions.into_iter().zip(*request).map(|(version, event)| {
+                done.extend(Done::of(request, &versions));
+                let events = versions.into_iter().zip(&request.events);
+                let places = events.map(|(version, event)| {
                     let position = Position(head.0 + 1 + new.len() as i64);
                     new.push((position, version, event));
                     AppendedEvent {
@@ -73,7 +81,10 @@ pub(crate) async fn append(
                         created_at,
                     }
                 });
-                Outcome::Appended(places.collect())
+                Outcome::Appended {
+                    at: created_at,
+                    places: places.collect(),
+                }
             }
             Verdict::Duplicate => Outcome::Duplicate,
             Verdict::Refuse(refusal) => Outcome::Refused(refusal),
@@ -81,6 +92,7 @@ pub(crate) async fn append(
     }
     save_aggregates(connection, partition, &new, created_at).await?;
     insert_events(connection, partition, &new, created_at).await?;
+    commands::save(connection, partition, &done, created_at).await?;
     Ok(outcomes)
 }
 
@@ -135,9 +147,9 @@ async fn insert_events(
 async fn known_events(
     connection: &mut SqliteConnection,
     partition: Partition,
-    requests: &[&[NewEvent]],
+    requests: &[&AppendRequest],
 ) -> Result<HashMap<EventId, KnownEvent>, StoreError> {
-    let events = requests.iter().flat_map(|request| request.iter());
+    let events = requests.iter().flat_map(|request| &request.events);
     let given: Vec<Uuid> = events
         .filter(|event| event.id_is_given)
         .map(|event| event.id.0)
@@ -164,10 +176,16 @@ async fn known_events(
 async fn known_aggregates(
     connection: &mut SqliteConnection,
     partition: Partition,
-    requests: &[&[NewEvent]],
+    requests: &[&AppendRequest],
 ) -> Result<HashMap<AggregateId, (AggregateType, Version)>, StoreError> {
-    let events = requests.iter().flat_map(|request| request.iter());
-    let ids: HashSet<Uuid> = events.map(|event| event.aggregate_id.0).collect();
+    let events = requests.iter().flat_map(|request| &request.events);
+    let commands = requests
+        .iter()
+        .filter_map(|request| request.command.as_ref());
+    let ids: HashSet<Uuid> = events
+        .map(|event| event.aggregate_id.0)
+        .chain(commands.map(|step| step.aggregate_id.0))
+        .collect();
     let ids: Vec<Uuid> = ids.into_iter().collect();
     let known = KNOWN_AGGREGATES
         .fetch(

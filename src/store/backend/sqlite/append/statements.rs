@@ -18,18 +18,18 @@ use crate::{
 const ROWS_A_STATEMENT: [usize; 11] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 256];
 
 /// A statement whose values are being bound.
-pub(super) type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
+pub(in super::super) type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// A statement over a relation of rows that are handed in. Its text has `{rows}` where they go; their columns are `column1`
 /// and so on, of which the first is never NULL.
-pub(super) struct OverRows<'s> {
-    pub(super) sql: &'s str,
-    pub(super) columns: usize,
+pub(in super::super) struct OverRows<'s> {
+    pub(in super::super) sql: &'s str,
+    pub(in super::super) columns: usize,
 }
 
 impl OverRows<'_> {
     /// Runs it for its effect.
-    pub(super) async fn execute<'r, T>(
+    pub(in super::super) async fn execute<'r, T>(
         &self,
         connection: &mut SqliteConnection,
         rows: &'r [T],
@@ -45,7 +45,7 @@ impl OverRows<'_> {
     }
 
     /// Runs it for its rows.
-    pub(super) async fn fetch<'r, T, V>(
+    pub(in super::super) async fn fetch<'r, T, V>(
         &self,
         connection: &mut SqliteConnection,
         rows: &'r [T],
@@ -98,6 +98,20 @@ fn sized<T>(rows: &[T]) -> impl Iterator<Item = (&[T], usize)> {
                 .unwrap_or(largest),
         )
     })
+}
+
+/// The newest position of a log, as the statement selects it; 0 where it is empty.
+pub(in super::super) async fn head_position(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    partition: Partition,
+) -> Result<Position, StoreError> {
+    let row = sqlx::query(sql)
+        .bind(partition.number())
+        .fetch_one(connection)
+        .await
+        .map_err(while_running)?;
+    row.try_get(0).map(Position).map_err(while_running)
 }
 
 /// The newest position of a log, and the time for what comes next: never before the newest one's.

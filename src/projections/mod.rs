@@ -1,0 +1,193 @@
+//! Read models: folding events into them, folding them anew, writing them from outside, waiting for them; and publishing events
+//! as stream entries. Floor 4.
+
+mod batch;
+mod projector;
+mod publisher;
+mod reading;
+mod rebuild;
+mod states;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use projector::run_projector;
+pub use publisher::run_publisher;
+pub use reading::WaitError;
+pub use rebuild::Rebuild;
+pub use status::ProjectionStatus;
+
+use crate::{
+    domain::{
+        AggregateId, Domain, ExternalModel, ExternalOutcome, Folded, Json, Partition, Position,
+        ReadModel, ReadModelSource, append::Committed,
+    },
+    store::{RebuildScope, Store, StoreError},
+    tail::Tail,
+};
+
+/// How often, and after which pause, what had to give way to another transaction is tried again.
+const TRIES_AFTER_GIVING_WAY: usize = 100;
+const PAUSE_AFTER_GIVING_WAY: Duration = Duration::from_millis(5);
+
+/// How a runner of a partition ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// Another runner has taken its place.
+    FencedOff,
+}
+
+/// Why read models are not folded anew.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Many are folded anew already, or the server is stopping.
+    #[error("read models are being rebuilt already")]
+    Busy,
+    /// There is no such aggregate, or it has no event.
+    #[error("there is no aggregate {0} with events")]
+    NotFound(AggregateId),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All that has to do with the read models of a database.
+pub struct Projections {
+    store: Store,
+    tail: Arc<Tail>,
+    domain: Arc<Domain>,
+    /// Many read models are folded anew by one at a time.
+    rebuilding: Arc<Semaphore>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Projections {
+    /// The projections of a domain.
+    #[must_use]
+    pub fn new(store: Store, tail: Arc<Tail>, domain: Arc<Domain>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            tail,
+            domain,
+            rebuilding: Arc::new(Semaphore::new(1)),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Whether there is anything to publish.
+    #[must_use]
+    pub fn publishes(&self) -> bool {
+        self.domain.publishes()
+    }
+
+    /// Writes a read model from outside: the projector leaves it alone from then on.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn write_external(
+        &self,
+        model: ExternalModel,
+    ) -> Result<ExternalOutcome, StoreError> {
+        let mut tries = 0;
+        let outcome = loop {
+            match self.store.write_read_model(model.clone()).await {
+                Err(StoreError::GaveWay(_)) if tries < TRIES_AFTER_GIVING_WAY => {
+                    tries += 1;
+                    tokio::time::sleep(PAUSE_AFTER_GIVING_WAY).await;
+                }
+                outcome => break outcome?,
+            }
+        };
+        if let ExternalOutcome::Written(model) = &outcome {
+            let changes = vec![Arc::new(model.clone())];
+            self.tail
+                .take_committed(Committed::Changes(model.partition, changes));
+        }
+        Ok(outcome)
+    }
+
+    /// Folds read models anew from their first event, while the projector goes on, and answers how many. It goes on to its end
+    /// also where whoever asked has gone away.
+    ///
+    /// # Errors
+    /// When many are folded anew already, the aggregate is not there, or the database fails.
+    pub async fn rebuild(self: &Arc<Self>, scope: RebuildScope) -> Result<u64, RebuildError> {
+        let turn = match &scope {
+            RebuildScope::Aggregate(id) => {
+                if self.store.rebuild_size(&scope).await?.aggregates == 0 {
+                    return Err(RebuildError::NotFound(*id));
+                }
+                None
+            }
+            RebuildScope::Type(_) | RebuildScope::All => {
+                let turn = self.rebuilding.clone().try_acquire_owned();
+                Some(turn.map_err(|_| RebuildError::Busy)?)
+            }
+        };
+        let projections = self.clone();
+        let rebuild = self.tasks.spawn(async move {
+            let _turn = turn;
+            let stopping = projections.stopping.clone();
+            tokio::select! {
+                () = stopping.cancelled() => Err(RebuildError::Busy),
+                count = projections.rebuild_now(&scope) => Ok(count?),
+            }
+        });
+        rebuild.await.unwrap_or(Err(RebuildError::Busy))
+    }
+
+    async fn rebuild_now(&self, scope: &RebuildScope) -> Result<u64, StoreError> {
+        let rebuild = Rebuild {
+            store: &self.store,
+            domain: &self.domain,
+            on_commit: &|committed| self.tail.take_committed(committed),
+            on_progress: &|_| {},
+        };
+        let count = rebuild.run(scope).await;
+        match &count {
+            Ok(count) => tracing::info!(count, ?scope, "read models were rebuilt"),
+            Err(error) => tracing::error!(
+                ?scope,
+                error = error as &dyn std::error::Error,
+                "read models could not be rebuilt"
+            ),
+        }
+        count
+    }
+
+    /// Ends what is under way. What was saved stays; the rest is as it was.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A read model as it is stored now.
+fn stored_model(
+    partition: Partition,
+    aggregate_id: AggregateId,
+    folded: Folded,
+    change_position: Position,
+) -> ReadModel {
+    ReadModel {
+        partition,
+        aggregate_id,
+        aggregate_type: folded.aggregate_type,
+        deleted_at: folded.data.is_none().then_some(folded.updated_at),
+        data: folded.data.unwrap_or_else(Json::null),
+        version: folded.version,
+        source: ReadModelSource::Projected,
+        fault: folded.fault,
+        change_position,
+        created_at: folded.created_at,
+        updated_at: folded.updated_at,
+    }
+}

@@ -1,0 +1,385 @@
+//! The table `commands`. Commands are recorded and settled by appends; here they are found, and put off. Floor 2.
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use entity::commands::{Column, Entity};
+use futures_util::future::try_join_all;
+use sea_orm::{
+    Statement, Value,
+    sea_query::{Cond, Expr, ExprTrait, Func, Query, SelectStatement, SimpleExpr, UnionType},
+};
+
+use super::{
+    Store, StoreError,
+    events::{KEYS_A_STATEMENT, sql_order},
+    rows::{self, Row},
+};
+use crate::domain::{
+    AggregateId, Command, CommandId, CommandStatus, CommandType, Order, Partition, Timestamp,
+};
+
+/// Later than any command: the end of the year 9999.
+const LATEST: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
+
+/// What must hold for commands of a list.
+#[derive(Clone, Debug, Default)]
+pub struct CommandFilter {
+    /// Any of these statuses.
+    pub statuses: Option<Vec<CommandStatus>>,
+    /// Any of these types.
+    pub types: Option<Vec<CommandType>>,
+}
+
+/// A place in a list of commands: behind the one that was made then and has this id.
+pub type CommandPlace = (Timestamp, CommandId);
+
+impl Store {
+    /// Finds commands by their ids over all partitions, all in one statement.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn commands_by_id(
+        &self,
+        ids: &[CommandId],
+    ) -> Result<HashMap<CommandId, Command>, StoreError> {
+        let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
+            let mut select = select_commands();
+            self.where_ids(&mut select, chunk);
+            self.select(&select).await
+        });
+        let rows = try_join_all(chunks).await?;
+        rows.iter()
+            .flatten()
+            .map(|row| rows::command(row).map(|command| (command.id, command)))
+            .collect()
+    }
+
+    /// Finds how far commands are, over all partitions.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn command_statuses(
+        &self,
+        ids: &[CommandId],
+    ) -> Result<HashMap<CommandId, CommandStatus>, StoreError> {
+        let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
+            let mut select = Query::select()
+                .columns([Column::Id, Column::Status])
+                .from(Entity)
+                .to_owned();
+            self.where_ids(&mut select, chunk);
+            self.select(&select).await
+        });
+        let rows = try_join_all(chunks).await?;
+        rows.iter()
+            .flatten()
+            .map(|row| {
+                let mut row = Row::of(row);
+                let id = CommandId(row.next()?);
+                Ok((id, rows::command_status(&row.next::<String>()?)?))
+            })
+            .collect()
+    }
+
+    /// A page of commands in the order of their creation, behind a place.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn commands_page(
+        &self,
+        filter: &CommandFilter,
+        order: Order,
+        after: Option<CommandPlace>,
+        limit: u64,
+    ) -> Result<Vec<Command>, StoreError> {
+        let of_partitions = self
+            .partitions
+            .iter()
+            .map(|partition| self.commands_of_partition(partition, filter, order, after, limit));
+        let pages = try_join_all(of_partitions).await?;
+        let mut page: Vec<Command> = pages.into_iter().flatten().collect();
+        page.sort_unstable_by_key(place_of);
+        if order == Order::NewestFirst {
+            page.reverse();
+        }
+        page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(page)
+    }
+
+    /// The index begins with the status: the commands of each are read in order, and merged.
+    async fn commands_of_partition(
+        &self,
+        partition: Partition,
+        filter: &CommandFilter,
+        order: Order,
+        after: Option<CommandPlace>,
+        limit: u64,
+    ) -> Result<Vec<Command>, StoreError> {
+        let statuses = filter.statuses.as_deref().unwrap_or(&CommandStatus::ALL);
+        let of_statuses = statuses.iter().map(|status| {
+            let mut select = select_commands();
+            select
+                .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+                .and_where(Expr::col(Column::Status).eq(status.as_str()))
+                .order_by(Column::CreatedAt, sql_order(order))
+                .order_by(Column::Id, sql_order(order))
+                .limit(limit);
+            if let Some(types) = &filter.types {
+                let names = types.iter().map(CommandType::as_str);
+                select.and_where(Expr::col(Column::CommandType).is_in(names));
+            }
+            if let Some(after) = after {
+                select.and_where(behind(after, order));
+            }
+            Query::select()
+                .columns(rows::COMMAND_COLUMNS.iter().copied())
+                .from_subquery(select, "page")
+                .to_owned()
+        });
+        let union = of_statuses.reduce(|mut all, one| all.union(UnionType::All, one).to_owned());
+        let Some(union) = union else {
+            return Ok(Vec::new());
+        };
+        let rows = self.select(&union).await?;
+        rows.iter().map(rows::command).collect()
+    }
+
+    /// The first commands of several aggregates behind a place, in the order of their creation, all in one statement: at
+    /// least `first` of each, where there are as many.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn commands_of_aggregates(
+        &self,
+        ids: &[AggregateId],
+        after: Option<CommandPlace>,
+        first: usize,
+    ) -> Result<HashMap<AggregateId, Vec<Command>>, StoreError> {
+        let chunks = ids
+            .chunks(KEYS_A_STATEMENT)
+            .map(|chunk| self.commands_of_some(chunk, after, first));
+        let mut found: HashMap<AggregateId, Vec<Command>> = HashMap::new();
+        for command in try_join_all(chunks).await?.into_iter().flatten() {
+            found.entry(command.aggregate_id).or_default().push(command);
+        }
+        for commands in found.values_mut() {
+            commands.sort_unstable_by_key(place_of);
+        }
+        Ok(found)
+    }
+
+    /// Reads each aggregate's commands up to the instant of the last one that is asked for, which is looked up first.
+    async fn commands_of_some(
+        &self,
+        ids: &[AggregateId],
+        after: Option<CommandPlace>,
+        first: usize,
+    ) -> Result<Vec<Command>, StoreError> {
+        let keys: Vec<_> = ids
+            .iter()
+            .map(|id| (self.partitions.of_aggregate(*id), id.0, 0, 0))
+            .collect();
+        let (relation, mut values) = self.backend.uuid_ranges(&keys);
+        let mut bind = |value: Value| {
+            values.push(value);
+            format!("${}", values.len())
+        };
+        let behind = after.map(|(created_at, id)| {
+            let place = format!(
+                "({}, {})",
+                bind(created_at.to_utc().into()),
+                bind(id.0.into())
+            );
+            move |alias: &str| format!("AND ({alias}.created_at, {alias}.id) > {place}")
+        });
+        let behind = |alias: &str| behind.as_ref().map(|of| of(alias)).unwrap_or_default();
+        let offset = bind(i64::try_from(first.saturating_sub(1)).unwrap_or(0).into());
+        let end_of_time = bind(LATEST.to_utc().into());
+        let sql = format!(
+            "WITH asked (no, id, low, high) AS ({relation}), \
+             bounds AS MATERIALIZED ( \
+                 SELECT no, id, COALESCE((SELECT k.created_at FROM commands k \
+                     WHERE k.partition_no = asked.no AND k.aggregate_id = asked.id {} \
+                     ORDER BY k.created_at, k.id LIMIT 1 OFFSET {offset}), {end_of_time}) AS up_to FROM asked) \
+             SELECT {} FROM bounds b JOIN commands c \
+             ON c.partition_no = b.no AND c.aggregate_id = b.id AND c.created_at <= b.up_to {}",
+            behind("k"),
+            rows::command_columns_of("c"),
+            behind("c"),
+        );
+        let dialect = self.backend.dialect();
+        let rows = self
+            .read(Statement::from_sql_and_values(dialect, sql, values))
+            .await?;
+        rows.iter().map(rows::command).collect()
+    }
+
+    /// The pending commands of a partition that are due, in the order of their creation. One that was tried and waits for
+    /// its next try holds back the later ones of its aggregate.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn due_commands(
+        &self,
+        partition: Partition,
+        limit: u64,
+    ) -> Result<Vec<Command>, StoreError> {
+        let now = self.backend.now(self.clock.now());
+        let any_time = Expr::col((Entity, Column::NotBefore)).is_null();
+        let passed = Expr::col((Entity, Column::NotBefore)).lte(now.clone());
+        // Two parts, each of which is one range of the index.
+        let mut due = self.due(partition, any_time, &now, limit);
+        due.union(UnionType::All, self.due(partition, passed, &now, limit));
+        let rows = self.select(&due).await?;
+        let mut commands: Vec<Command> =
+            rows.iter().map(rows::command).collect::<Result<_, _>>()?;
+        commands.sort_unstable_by_key(place_of);
+        commands.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(commands)
+    }
+
+    fn due(
+        &self,
+        partition: Partition,
+        is_due: SimpleExpr,
+        now: &SimpleExpr,
+        limit: u64,
+    ) -> SelectStatement {
+        let held_back = Query::select()
+            .expr(Expr::val(1))
+            .from_as(Entity, "tried")
+            .and_where(Expr::col(("tried", Column::PartitionNo)).eq(partition.number()))
+            .and_where(
+                Expr::col(("tried", Column::AggregateId)).equals((Entity, Column::AggregateId)),
+            )
+            .and_where(Expr::cust(
+                "tried.status = 'PENDING' AND tried.attempts > 0",
+            ))
+            .and_where(Expr::col(("tried", Column::NotBefore)).gt(now.clone()))
+            .and_where(Expr::cust(
+                "(tried.created_at, tried.id) < (commands.created_at, commands.id)",
+            ))
+            .to_owned();
+        let mut select = select_commands();
+        select
+            .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+            .and_where(Expr::cust("commands.status = 'PENDING'"))
+            .and_where(is_due)
+            .and_where(Expr::exists(held_back).not())
+            .order_by(Column::CreatedAt, sql_order(Order::OldestFirst))
+            .order_by(Column::Id, sql_order(Order::OldestFirst))
+            .limit(limit);
+        Query::select()
+            .columns(rows::COMMAND_COLUMNS.iter().copied())
+            .from_subquery(select, "due")
+            .to_owned()
+    }
+
+    /// Which of these partitions have a pending command whose time has come.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn partitions_with_due_commands(
+        &self,
+        partitions: &[Partition],
+    ) -> Result<Vec<Partition>, StoreError> {
+        let now = self.backend.now(self.clock.now());
+        let due = |is_due: SimpleExpr| {
+            partitions.iter().map(move |partition| {
+                let one = Query::select()
+                    .column(Column::PartitionNo)
+                    .from(Entity)
+                    .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+                    .and_where(Expr::cust("status = 'PENDING'"))
+                    .and_where(is_due.clone())
+                    .limit(1)
+                    .to_owned();
+                Query::select()
+                    .column(Column::PartitionNo)
+                    .from_subquery(one, "due")
+                    .to_owned()
+            })
+        };
+        let any_time = due(Expr::col(Column::NotBefore).is_null());
+        let passed = due(Expr::col(Column::NotBefore).lte(now));
+        let union = any_time
+            .chain(passed)
+            .reduce(|mut all, one| all.union(UnionType::All, one).to_owned());
+        let Some(union) = union else {
+            return Ok(Vec::new());
+        };
+        let rows = self.select(&union).await?;
+        rows.iter().map(|row| Row::of(row).partition()).collect()
+    }
+
+    /// How long it is until the next pending command of a partition is due that is not due yet.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn next_due_in(&self, partition: Partition) -> Result<Option<Duration>, StoreError> {
+        let now = self.backend.now(self.clock.now());
+        let select = Query::select()
+            .expr(Func::min(Expr::col(Column::NotBefore)))
+            .expr(now.clone())
+            .from(Entity)
+            .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+            .and_where(Expr::cust("status = 'PENDING'"))
+            .and_where(Expr::col(Column::NotBefore).gt(now))
+            .to_owned();
+        let rows = self.select(&select).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let mut row = Row::of(row);
+        let next: Option<DateTime<Utc>> = row.next()?;
+        let now = row.instant()?;
+        Ok(next.map(|next| Timestamp::from(next).since(now)))
+    }
+
+    /// Puts a pending command off after a try that failed, and counts it. False where somebody else has tried or settled
+    /// the command meanwhile.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+    ) -> Result<bool, StoreError> {
+        self.backend
+            .postpone_command(command, reason, delay, self.clock.now())
+            .await
+    }
+
+    fn where_ids(&self, select: &mut SelectStatement, ids: &[CommandId]) {
+        let partitions = self.partitions.iter().map(Partition::number);
+        let column = Expr::col(Column::Id);
+        select.cond_where(
+            Cond::all()
+                .add(Expr::col(Column::PartitionNo).is_in(partitions))
+                .add(self.backend.uuid_in(column, &mut ids.iter().map(|id| id.0))),
+        );
+    }
+}
+
+fn select_commands() -> SelectStatement {
+    rows::select_command(&mut Query::select())
+        .from(Entity)
+        .to_owned()
+}
+
+fn place_of(command: &Command) -> CommandPlace {
+    (command.created_at, command.id)
+}
+
+/// The condition that a command comes behind a place.
+fn behind((created_at, id): CommandPlace, order: Order) -> SimpleExpr {
+    let place = Expr::tuple([Expr::val(created_at.to_utc()), Expr::val(id.0)]);
+    let row = Expr::tuple([Expr::col(Column::CreatedAt), Expr::col(Column::Id)]);
+    match order {
+        Order::OldestFirst => row.gt(place),
+        Order::NewestFirst => row.lt(place),
+    }
+}

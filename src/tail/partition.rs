@@ -1,0 +1,110 @@
+//! Following all events of one partition, for what runs under its lease. Floor 3.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{
+    Tail,
+    events::{PAGE_BYTES, PAGE_ROWS},
+};
+use crate::{
+    domain::{Event, EventFilter, Order, Partition, Position},
+    store::{EventScan, StoreError},
+};
+
+/// A batch is closed when it has so many events, or about so many bytes.
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// The next events of a partition: one at least, in their order, without a gap.
+pub type EventBatch = Vec<Arc<Event>>;
+
+/// Somebody who follows all events of one partition behind a position.
+pub struct PartitionFollower {
+    tail: Arc<Tail>,
+    heads: watch::Receiver<Vec<Position>>,
+    partition: Partition,
+    after: Position,
+}
+
+impl PartitionFollower {
+    pub(super) fn new(
+        tail: Arc<Tail>,
+        heads: watch::Receiver<Vec<Position>>,
+        partition: Partition,
+        after: Position,
+    ) -> Self {
+        Self {
+            tail,
+            heads,
+            partition,
+            after,
+        }
+    }
+
+    /// Goes on behind this position, which may lie before what was given already.
+    pub fn go_on_behind(&mut self, position: Position) {
+        self.after = position;
+    }
+
+    /// Whether there is something to be given at once, as far as is known.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.heads.borrow()[self.partition.index()] > self.after
+    }
+
+    /// Waits for what comes next, up to `most` events. It can be given up while it waits: then nothing was given.
+    ///
+    /// # Errors
+    /// When the database fails: the same call goes on.
+    pub async fn next(&mut self, most: usize) -> Result<EventBatch, StoreError> {
+        let most = most.clamp(1, BATCH_ROWS);
+        loop {
+            let head = self.heads.borrow_and_update()[self.partition.index()];
+            if head > self.after {
+                let batch = self.read(head, most).await?;
+                if let Some(last) = batch.last() {
+                    self.after = last.position;
+                    return Ok(batch);
+                }
+            }
+            if self.heads.changed().await.is_err() {
+                // The tail has ended: the server stops, and whoever follows is told so by it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Reads what the window has, or a page of history where that begins later.
+    async fn read(&self, head: Position, most: usize) -> Result<EventBatch, StoreError> {
+        let window = &self.tail.events.windows[self.partition.index()];
+        let mut batch = EventBatch::new();
+        let mut bytes = 0;
+        let mut after = self.after;
+        while batch.len() < most
+            && bytes < BATCH_BYTES
+            && let Some(rows) = window.rows_after(after)
+            && let Some(last) = rows.last()
+        {
+            after = last.position;
+            bytes += rows.iter().map(|event| event.size_bytes()).sum::<usize>();
+            batch.extend(rows);
+        }
+        batch.truncate(most);
+        if !batch.is_empty() {
+            return Ok(batch);
+        }
+        let scan = EventScan {
+            partition: self.partition,
+            above: self.after,
+            up_to: head,
+            filter: &EventFilter::default(),
+            order: Order::OldestFirst,
+            limit: PAGE_ROWS.min(most) as u64,
+            max_bytes: Some(PAGE_BYTES),
+        };
+        let events = self.tail.store.scan_events(&scan).await?;
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+}
