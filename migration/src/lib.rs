@@ -1,11 +1,15 @@
 //! The schema of tidings: one neutral form for SQLite and PostgreSQL, and PostgreSQL's functions and triggers.
 //! Applied migrations never change; functions and triggers are installed again by every migrate.
 
-use sea_orm_migration::prelude::*;
+use sea_orm_migration::{
+    prelude::*,
+    sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend},
+};
 
 mod m20261123_000001_create_tables;
 mod m20261123_000002_index_pending_commands;
 mod m20261201_000001_index_read_models;
+mod m20261202_000001_index_correlation_ids_as_text;
 pub mod postgres;
 pub mod sqlite;
 
@@ -20,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_create_tables::Migration),
             Box::new(m20261123_000002_index_pending_commands::Migration),
             Box::new(m20261201_000001_index_read_models::Migration),
+            Box::new(m20261202_000001_index_correlation_ids_as_text::Migration),
         ]
     }
 }
@@ -28,16 +33,28 @@ impl MigratorTrait for Migrator {
 ///
 /// # Errors
 /// When the database refuses a statement.
-pub async fn install_code(
-    connection: &sea_orm_migration::sea_orm::DatabaseConnection,
-) -> Result<(), DbErr> {
-    use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
+pub async fn install_code(connection: &DatabaseConnection) -> Result<(), DbErr> {
     let statements: &[&str] = match connection.get_database_backend() {
         DbBackend::Postgres => postgres::CODE,
         _ => sqlite::CODE,
     };
     for statement in statements {
         connection.execute_unprepared(statement).await?;
+    }
+    Ok(())
+}
+
+/// Describes the empty tables of a database with so many partitions to PostgreSQL's planner.
+///
+/// # Errors
+/// When the database refuses it.
+pub async fn describe_partitions(
+    connection: &impl ConnectionTrait,
+    partitions: i16,
+) -> Result<(), DbErr> {
+    if connection.get_database_backend() == DbBackend::Postgres {
+        let describe = format!("SELECT tidings_describe_partitions({partitions})");
+        connection.execute_unprepared(&describe).await?;
     }
     Ok(())
 }

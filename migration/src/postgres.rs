@@ -7,5 +7,6 @@ pub const CODE: &[&str] = &[
     include_str!("../sql/postgres/functions/tidings_save_read_models.sql"),
     include_str!("../sql/postgres/functions/tidings_write_read_model.sql"),
     include_str!("../sql/postgres/functions/tidings_publish_entries.sql"),
+    include_str!("../sql/postgres/functions/tidings_describe_partitions.sql"),
     include_str!("../sql/postgres/triggers.sql"),
 ];

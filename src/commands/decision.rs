@@ -1,6 +1,6 @@
 //! From a decision of the domain to what is appended. Floor 4.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{CommandError, states::Known};
 use crate::domain::{
@@ -17,6 +17,8 @@ pub(super) struct Subject<'a> {
     pub(super) command_type: &'a CommandType,
     pub(super) aggregate_id: AggregateId,
     pub(super) data: Value,
+    /// The data as text.
+    pub(super) text: &'a Json,
     pub(super) metadata: Value,
 }
 
@@ -65,7 +67,7 @@ impl Decisions<'_> {
             .map_err(|error| faulted(&format!("the command's metadata {error}")))?;
         let mut events = Vec::with_capacity(decided.len());
         for (index, decided) in decided.into_iter().enumerate() {
-            let data = self.data_of(&decided)?;
+            let data = self.data_of(&decided, subject)?;
             events.push(NewEvent {
                 id: EventId(self.clock.new_id()),
                 id_is_given: false,
@@ -84,9 +86,14 @@ impl Decisions<'_> {
         Ok(Decision::Events(events))
     }
 
-    fn data_of(&self, event: &DecidedEvent) -> Result<Json, CommandError> {
+    fn data_of(&self, event: &DecidedEvent, subject: &Subject<'_>) -> Result<Json, CommandError> {
         let limit = self.max_event_bytes;
-        let data = Json::of_value(&event.data).and_then(|data| match data.as_str().len() {
+        // Most commands' data becomes their event's as it is.
+        let text = match event.data == subject.data {
+            true => Ok(subject.text.clone()),
+            false => Json::of_value(&event.data),
+        };
+        let data = text.and_then(|data| match data.as_str().len() {
             bytes if bytes > limit => Err(JsonError::TooLarge { bytes, limit }),
             _ => Ok(data),
         });
@@ -96,11 +103,16 @@ impl Decisions<'_> {
 
 /// The metadata of the events that a command causes: its own, and how they hang together.
 fn metadata_of(subject: &Subject<'_>) -> Result<Json, JsonError> {
-    let id = Value::from(subject.id.to_string());
+    let id = subject.id;
     let mut metadata = match &subject.metadata {
-        Value::Object(entries) => entries.clone(),
-        _ => Map::new(),
+        Value::Object(entries) if !entries.is_empty() => entries.clone(),
+        _ => {
+            let text =
+                format!(r#"{{"correlationId":"{id}","causationId":"{id}","commandId":"{id}"}}"#);
+            return Ok(Json::stored(text));
+        }
     };
+    let id = Value::from(id.to_string());
     let correlation = metadata.entry("correlationId").or_insert(Value::Null);
     if correlation.is_null() {
         *correlation = id.clone();
@@ -138,6 +150,7 @@ mod tests {
             command_type: &CommandType::new("create_user").expect("a name"),
             aggregate_id: AggregateId(Uuid::from_u128(1)),
             data: json!({}),
+            text: &Json::empty_object(),
             metadata: of_command,
         };
         let metadata = metadata_of(&subject).expect("it can be stored");

@@ -208,6 +208,7 @@ impl Executor {
             command_type: name,
             aggregate_id: command.aggregate_id,
             data: command.data.to_value().map_err(not_json)?,
+            text: &command.data,
             metadata: command.metadata.to_value().map_err(not_json)?,
         };
         match kind.check(&subject.data) {

@@ -34,11 +34,29 @@ impl Known {
     }
 }
 
+/// What is kept of an aggregate. What was appended last is folded in when somebody asks, which for most never happens.
+#[derive(Clone)]
+struct Kept {
+    known: Known,
+    behind: Vec<Arc<Event>>,
+}
+
+impl Kept {
+    fn memory_bytes(&self) -> usize {
+        let events = self.behind.iter();
+        let events = events.map(|event| event.data.as_str().len() + event.metadata.as_str().len());
+        BYTES_EACH + memory_bytes(&self.known.state) + events.sum::<usize>()
+    }
+}
+
+/// What an aggregate takes in memory beside its state, roughly.
+const BYTES_EACH: usize = 300;
+
 /// The states of a server.
 pub(super) struct States {
     domain: Arc<Domain>,
     loads: Arc<Loads>,
-    kept: Cache<AggregateId, Known>,
+    kept: Cache<AggregateId, Kept>,
 }
 
 impl States {
@@ -48,16 +66,33 @@ impl States {
             loads: Loads::new(store),
             kept: Cache::builder()
                 .max_capacity(u64::try_from(max_bytes).unwrap_or(u64::MAX))
-                .weigher(|_, known: &Known| {
-                    u32::try_from(200 + memory_bytes(&known.state)).unwrap_or(u32::MAX)
-                })
+                .weigher(|_, kept: &Kept| u32::try_from(kept.memory_bytes()).unwrap_or(u32::MAX))
                 .build(),
         }
     }
 
     /// An aggregate as it was known last, if it was.
     pub(super) fn kept(&self, id: AggregateId) -> Option<Known> {
-        self.kept.get(&id)
+        let Kept { known, behind } = self.kept.get(&id)?;
+        if behind.is_empty() {
+            return Some(known);
+        }
+        let folded = self.folded(known, behind.iter().map(Arc::as_ref));
+        match folded {
+            Ok(known) => {
+                self.keep(id, known.clone(), Vec::new());
+                Some(known)
+            }
+            // Whoever reads it is told.
+            Err(_) => {
+                self.kept.invalidate(&id);
+                None
+            }
+        }
+    }
+
+    fn keep(&self, id: AggregateId, known: Known, behind: Vec<Arc<Event>>) {
+        self.kept.insert(id, Kept { known, behind });
     }
 
     /// An aggregate of which nothing has been heard.
@@ -96,7 +131,7 @@ impl States {
             // Also what was read of a long one so far: whoever comes next goes on there. What was begun as another type is not
             // the aggregate's state.
             if known.is_a(aggregate_type) {
-                self.kept.insert(id, known.clone());
+                self.keep(id, known.clone(), Vec::new());
             }
             if page.is_last {
                 return Ok(known);
@@ -106,11 +141,7 @@ impl States {
 
     /// Takes in what was appended behind what is known.
     pub(super) fn advance(&self, id: AggregateId, known: Known, events: &[Arc<Event>]) {
-        match self.folded(known, events.iter().map(Arc::as_ref)) {
-            Ok(known) => self.kept.insert(id, known),
-            // Whoever comes next reads it, and is told.
-            Err(_) => self.kept.invalidate(&id),
-        }
+        self.keep(id, known, events.to_vec());
     }
 
     /// Forgets what is known of an aggregate.

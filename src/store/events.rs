@@ -277,11 +277,7 @@ fn where_filter(backend: &dyn Backend, select: &mut SelectStatement, filter: &Ev
         select.and_where(Expr::col(Column::EventType).is_in(types.iter().map(EventType::as_str)));
     }
     if let Some(id) = &filter.correlation_id {
-        // As JSON: only texts are correlation ids, and the number 7 is not the text "7".
-        let text = serde_json::Value::from(id.as_str()).to_string();
-        select.and_where(
-            Expr::cust("(event_metadata -> 'correlationId')").eq(backend.json_value(text)),
-        );
+        select.and_where(backend.correlation_is(id));
     }
     if let Some(from) = filter.created_from {
         select.and_where(Expr::col(Column::CreatedAt).gte(from.to_utc()));

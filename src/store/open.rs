@@ -104,10 +104,11 @@ async fn settle(
             log: Set(log.to_owned()),
         })
     });
+    let count = i16::try_from(partitions.get()).unwrap_or(1);
     let settings = database_settings::ActiveModel {
         id: Set(1),
         database_id: Set(clock.new_id()),
-        partitions: Set(i16::try_from(partitions.get()).unwrap_or(1)),
+        partitions: Set(count),
         created_at: Set(clock.now().to_utc()),
     };
     let transaction = connection.begin().await?;
@@ -118,6 +119,7 @@ async fn settle(
     database_settings::Entity::insert(settings)
         .exec_without_returning(&transaction)
         .await?;
+    migration::describe_partitions(&transaction, count).await?;
     transaction.commit().await
 }
 

@@ -63,6 +63,9 @@ pub(super) trait Backend: Send + Sync {
     /// A JSON text as a value that JSON in a column can be compared with.
     fn json_value(&self, text: String) -> SimpleExpr;
 
+    /// The condition that an event's metadata has this correlation id. Only texts are: the number 7 is not the text "7".
+    fn correlation_is(&self, id: &str) -> SimpleExpr;
+
     /// The SQL for how many bytes a column of a row takes as it is stored; the column is not read for it.
     fn stored_bytes(&self, column: &str) -> String;
 

@@ -301,6 +301,13 @@ impl Backend for Postgres {
         Expr::val(text).cast_as("jsonb")
     }
 
+    /// The text finds it in the index; that it is one is seen by the JSON.
+    fn correlation_is(&self, id: &str) -> SimpleExpr {
+        let json = self.json_value(serde_json::Value::from(id).to_string());
+        let text = Expr::cust("(event_metadata ->> 'correlationId') COLLATE \"C\"").eq(id);
+        text.and(Expr::cust("(event_metadata -> 'correlationId')").eq(json))
+    }
+
     fn stored_bytes(&self, column: &str) -> String {
         format!("pg_column_size({column})")
     }

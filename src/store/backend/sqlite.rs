@@ -323,6 +323,11 @@ impl Backend for Sqlite {
         Expr::val(text)
     }
 
+    fn correlation_is(&self, id: &str) -> SimpleExpr {
+        let json = self.json_value(serde_json::Value::from(id).to_string());
+        Expr::cust("(event_metadata -> 'correlationId')").eq(json)
+    }
+
     fn stored_bytes(&self, column: &str) -> String {
         format!("octet_length({column})")
     }

@@ -230,6 +230,10 @@ async fn states_of_a_list_are_had_together(contract: Contract) {
         append(&contract, id, "user_created", json!({ "id": id })).await;
         append(&contract, id, "user_updated", json!({ "seen": true })).await;
     }
+    // The statements of what runs beside would be counted too.
+    let contract = contract
+        .restarted(None, |config| config.background.enabled = false)
+        .await;
     let statements = async |first: i32| {
         let before = contract.server.app.store().statements_read();
         let query = "query($first: Int!) { aggregates(first: $first) { nodes { id now: state first: state(atVersion: 1) } } }";
@@ -240,7 +244,10 @@ async fn states_of_a_list_are_had_together(contract: Contract) {
         }
         contract.server.app.store().statements_read() - before
     };
-    assert_eq!(statements(2).await, statements(40).await);
+    // The server itself asks something every some seconds, and not twice at once.
+    let few = statements(2).await.min(statements(2).await);
+    let many = statements(40).await.min(statements(40).await);
+    assert_eq!(few, many);
 }
 
 /// The same database, with a server that folds few events for an answer.

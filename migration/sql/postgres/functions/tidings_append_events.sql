@@ -36,11 +36,11 @@
 --
 -- Every step is a statement of its own: at READ COMMITTED each takes a fresh snapshot, so all that follow the lock see
 -- what the previous holder committed. Plans are made once, while the tables may still be empty, and have to be good when
--- these have grown, whatever the length of the arrays: hence generic plans, no sequential scans, and
--- `BETWEEN … ORDER BY … LIMIT 1` in the lookups. With a plain equality or join an empty table makes every index that
+-- these have grown, whatever the length of the arrays: hence generic plans, no sequential scans, no sorts, and
+-- `BETWEEN … ORDER BY … LIMIT 1` in the lookups. With a plain equality or join a small table makes every index that
 -- begins with partition_no look equally good, and the one that is taken may read the whole partition for each event;
--- only the index on the whole key yields the order. For the same reason a command is settled by an INSERT that conflicts,
--- which has no index to choose.
+-- only the index on the whole key yields the order, where sorting is out of the question. For the same reason a command is
+-- settled by an INSERT that conflicts, which has no index to choose. See also tidings_describe_partitions.
 
 -- An earlier form of the function took events alone. Beside this one, a call with its arguments would be ambiguous.
 DO $$
@@ -86,6 +86,7 @@ CREATE OR REPLACE FUNCTION tidings_append_events(
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
+SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE

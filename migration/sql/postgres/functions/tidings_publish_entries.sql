@@ -29,6 +29,7 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
+SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE

@@ -43,6 +43,7 @@ CREATE OR REPLACE FUNCTION tidings_save_read_models(
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
+SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE

@@ -21,6 +21,7 @@ CREATE OR REPLACE FUNCTION tidings_write_read_model(
 )
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
+SET enable_sort = off
 AS $$
 DECLARE
     v_stored record;

@@ -1,0 +1,95 @@
+//! What PostgreSQL's planner makes of young tables: a plan that is made for some hundred rows, without statistics, is kept
+//! while the table grows, and must not read the whole partition then.
+
+use std::sync::Arc;
+
+use sea_orm::sqlx::{self, Connection, PgConnection, Row};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::in_process::{Database, Engine, TestServer};
+
+/// So many aggregates there are when the statements are planned that some indexes have a second level and others have not.
+const YOUNG: usize = 300;
+const LATER: usize = 800;
+
+async fn execute_commands(server: &TestServer, aggregates: &[Uuid]) {
+    let query = "mutation($input: CreateCommandInput!) { executeCommand(input: $input) { command { status } events { version } } }";
+    for id in aggregates {
+        let input = json!({ "id": Uuid::new_v4(), "aggregateId": id, "type": "create_user", "data": { "username": "a" } });
+        let variables = json!({ "input": input });
+        server.client().query(query, variables).await.unwrap();
+    }
+}
+
+async fn append_events(server: &TestServer, aggregates: &[Uuid]) {
+    let query =
+        "mutation($input: AppendEventsInput!) { appendEvents(input: $input) { events { id } } }";
+    for some in aggregates.chunks(100) {
+        let event = |id: &Uuid| json!({ "id": Uuid::new_v4(), "aggregateId": id, "aggregateType": "user", "type": "user_updated", "data": {} });
+        let events: Vec<Value> = some.iter().map(event).collect();
+        let input = json!({ "input": { "events": events } });
+        server.client().query(query, input).await.unwrap();
+    }
+}
+
+/// Waits until the read models of the aggregates are there, and reads all kinds of things one by one.
+async fn read(server: &TestServer, aggregates: &[Uuid]) {
+    let query = "query($id: UUID!) { readModel(aggregateId: $id, minVersion: 2, waitMs: 20000) { version } aggregate(id: $id) { events { id } commands(first: 5) { nodes { id events { id } } } } }";
+    for id in aggregates {
+        let data = server.client().query(query, json!({ "id": id })).await;
+        assert_eq!(data.unwrap()["readModel"]["version"], 2);
+    }
+    let query = "{ stream(name: \"user_events\") { entries(first: 100) { eventId } } events(first: 100) { nodes { id } } }";
+    server.client().query(query, json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn plans_that_were_made_for_young_tables_do_not_read_whole_partitions_later() {
+    let database = Arc::new(Database::make(Engine::Postgres));
+    let aggregates = |count| (0..count).map(|_| Uuid::new_v4()).collect::<Vec<_>>();
+
+    let server = TestServer::on(database, |_| {}).await;
+    let Database::Postgres(tables) = &*server.database else {
+        unreachable!("it was made on PostgreSQL");
+    };
+    for table in [
+        "aggregates",
+        "events",
+        "commands",
+        "read_models",
+        "streams",
+        "event_streams",
+    ] {
+        // Autovacuum would make statistics, and so new plans, at some time.
+        tables.execute(&format!(
+            "ALTER TABLE {table} SET (autovacuum_enabled = off)"
+        ));
+    }
+    let young = aggregates(YOUNG);
+    execute_commands(&server, &young).await;
+    append_events(&server, &young).await;
+    read(&server, &young[YOUNG - 1..]).await;
+    // The sessions of the next server plan for what is there now.
+    let database = server.stop().await;
+    let server = TestServer::on(database, |_| {}).await;
+    let Database::Postgres(tables) = &*server.database else {
+        unreachable!("it was made on PostgreSQL");
+    };
+    tables.execute("SELECT pg_stat_reset()");
+    let later = aggregates(LATER);
+    execute_commands(&server, &later).await;
+    append_events(&server, &later).await;
+    read(&server, &later[..200]).await;
+
+    let database = server.stop().await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let sql = "SELECT indexrelname::text, idx_scan, idx_tup_read FROM pg_stat_user_indexes WHERE idx_tup_read > 0";
+    let indexes = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+    assert!(indexes.len() > 5, "{} indexes were used", indexes.len());
+    for index in indexes {
+        let (name, scans, rows): (String, i64, i64) = (index.get(0), index.get(1), index.get(2));
+        // Pages and batches read many rows a scan, each row a few times; a whole partition for each row would be millions.
+        assert!(rows < 40_000, "{name}: {rows} rows in {scans} scans");
+    }
+}
