@@ -93,7 +93,7 @@ impl Executor {
     /// # Errors
     /// When it is wrong, its id stands for something else, or the database cannot take it now.
     pub async fn create(&self, command: NewCommand) -> Result<Command, CommandError> {
-        let deadline = self.deadline();
+        let (command, deadline) = (Arc::new(command), self.deadline());
         let (kind, _) = match self.check(&command) {
             Ok(checked) => checked,
             Err(refusal) => return Ok(self.known_or(refusal, &command).await?.command),
@@ -131,7 +131,7 @@ impl Executor {
     /// # Errors
     /// When it is wrong, its id stands for something else, the domain is at fault, or the database cannot take it now.
     pub async fn execute(&self, command: NewCommand) -> Result<Executed, CommandError> {
-        let deadline = self.deadline();
+        let (command, deadline) = (Arc::new(command), self.deadline());
         let (kind, subject) = match self.check(&command) {
             Ok(checked) => checked,
             Err(refusal) => return self.known_or(refusal, &command).await,

@@ -1,5 +1,7 @@
 //! Commands: before they are stored, and after. Floor 0.
 
+use std::sync::Arc;
+
 use super::{
     AggregateId, AggregateType, CommandId, CommandType, ExpectedVersion, Json, Partition,
     Timestamp, Version,
@@ -72,7 +74,7 @@ pub struct CommandStep {
     /// was decided on that version.
     pub expected_version: ExpectedVersion,
     /// The command, where its row is to be made; it must not be there. Without it the row must be there and be PENDING.
-    pub record: Option<NewCommand>,
+    pub record: Option<Arc<NewCommand>>,
     /// What it becomes.
     pub status: CommandStatus,
     /// Why it was rejected or failed.

@@ -159,6 +159,8 @@ fn judge_aggregate(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use uuid::Uuid;
 
@@ -196,14 +198,16 @@ mod tests {
             expected_version: expected.map_or(ExpectedVersion::Any, |version| {
                 ExpectedVersion::Exactly(Version(version))
             }),
-            record: records.then(|| NewCommand {
-                id,
-                id_is_given: true,
-                aggregate_id,
-                command_type: CommandType::new("create_user").expect("a name"),
-                data: Json::empty_object(),
-                metadata: Json::empty_object(),
-                not_before: None,
+            record: records.then(|| {
+                Arc::new(NewCommand {
+                    id,
+                    id_is_given: true,
+                    aggregate_id,
+                    command_type: CommandType::new("create_user").expect("a name"),
+                    data: Json::empty_object(),
+                    metadata: Json::empty_object(),
+                    not_before: None,
+                })
             }),
             status: CommandStatus::Processed,
             reason: None,

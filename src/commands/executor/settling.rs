@@ -1,6 +1,6 @@
 //! From a command to its outcome: deciding again while others change the aggregate, and counting faults. Floor 4.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -126,7 +126,7 @@ impl Executor {
         &self,
         kind: &CommandKind,
         subject: &Subject<'_>,
-        record: Option<&NewCommand>,
+        record: Option<&Arc<NewCommand>>,
         guessed: Option<Known>,
         deadline: Instant,
     ) -> Result<(Outcome, CommandAppended), CommandError> {

@@ -99,7 +99,7 @@ impl Request {
                 aggregate_id,
                 aggregate_type: Some(aggregate_type),
                 expected_version,
-                record,
+                record: record.map(Arc::new),
                 status: self.status,
                 reason: (self.status == CommandStatus::Rejected).then(|| "a rule".to_owned()),
             }),
@@ -127,7 +127,7 @@ async fn each_command_of_a_batch_gets_its_own_outcome(engine: Engine, partitions
         let record = append
             .command
             .as_mut()
-            .and_then(|step| step.record.as_mut());
+            .and_then(|step| Arc::get_mut(step.record.as_mut()?));
         if let Some(record) = record {
             record.not_before = tidings::domain::Timestamp::parse("2999-01-01T00:00:00Z");
         }

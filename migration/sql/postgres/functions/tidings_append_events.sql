@@ -17,9 +17,11 @@
 --                       its id, and whether it may be known already; that of one to settle has to be checked
 --   p_command_type      what is asked for; NULL: the command is there, and is to be settled
 --   p_command_data, p_command_metadata, p_command_not_before
---                       of one that is recorded
+--                       of one that is recorded; data NULL: that of its first event; metadata NULL: {}
 --   p_command_status, p_command_reason
 --                       what it becomes: PENDING, PROCESSED, REJECTED or FAILED, and why
+-- Where p_check_command is false for all, or another of these NULL for all (but the first ones up to p_command_id, the type and
+-- the status), the array may be empty: what is not sent need not be read.
 --
 -- Returns one row with an array for each column, one element an event in the same order. (A row an event would cost a lone
 -- writer another statement.) `outcome` is
@@ -103,13 +105,9 @@ DECLARE
     v_current_version int[];
     v_current_type text[];
 
-    -- Filled only where there are commands: one element an event, the number of the command that begins there.
-    v_command_of int[];
-    -- One element a command: how far the one is that is there.
-    v_known_status text[];
-    v_settles boolean := false;
-    v_records boolean := false;
-    v_leaves_pending boolean := false;
+    -- Filled only where there are commands that may be known.
+    v_command_of int[];                 -- one element an event: the number of the command that begins there
+    v_known_status text[];              -- one element a command: how far the one is that is there
     v_pending_since timestamptz;
 
     v_request int;
@@ -160,18 +158,7 @@ BEGIN
     END IF;
 
     IF v_commands > 0 THEN
-        v_command_of := array_fill(NULL::int, ARRAY[v_count]);
-        v_known_status := array_fill(NULL::text, ARRAY[v_commands]);
-        FOR v_ord IN 1 .. v_commands LOOP
-            v_command_of[p_command_at[v_ord]] := v_ord;
-            IF p_command_type[v_ord] IS NULL THEN
-                v_settles := true;
-            ELSE
-                v_records := true;
-                v_leaves_pending := v_leaves_pending OR p_command_status[v_ord] = 'PENDING';
-            END IF;
-        END LOOP;
-        IF v_leaves_pending THEN
+        IF 'PENDING' = ANY (p_command_status) THEN
             -- Pending commands are processed in the order of their creation, also where the clock was set back.
             SELECT k.created_at + interval '1 microsecond' INTO v_pending_since
             FROM commands k
@@ -181,6 +168,11 @@ BEGIN
             created_at := greatest(created_at, v_pending_since);
         END IF;
         IF true = ANY (p_check_command) THEN
+            v_command_of := array_fill(NULL::int, ARRAY[v_count]);
+            v_known_status := array_fill(NULL::text, ARRAY[v_commands]);
+            FOR v_ord IN 1 .. v_commands LOOP
+                v_command_of[p_command_at[v_ord]] := v_ord;
+            END LOOP;
             FOR v_found IN
                 SELECT b.ord, c.status
                 FROM generate_series(1, v_commands) AS b(ord)
@@ -251,7 +243,7 @@ BEGIN
                     END LOOP;
                 END IF;
             END IF;
-            IF v_commands > 0 AND NOT v_settled THEN
+            IF v_command_of IS NOT NULL AND NOT v_settled THEN
                 v_command := v_command_of[v_ord];
                 IF v_command IS NOT NULL AND p_command_type[v_command] IS NULL THEN
                     IF v_known_status[v_command] IS DISTINCT FROM 'PENDING' THEN
@@ -319,14 +311,14 @@ BEGIN
     FROM generate_series(1, v_count) AS b(ord)
     WHERE "position"[b.ord] IS NOT NULL;
 
-    IF v_records THEN
+    IF v_commands > 0 THEN
         INSERT INTO commands (
             partition_no, id, aggregate_id, command_type, command_data, command_metadata, status, reason, attempts,
             not_before, first_version, last_version, created_at, processed_at
         )
         SELECT p_partition_no, p_command_id[b.ord], p_aggregate_id[c.place], p_command_type[b.ord],
-               p_command_data[b.ord]::jsonb, p_command_metadata[b.ord]::jsonb, p_command_status[b.ord],
-               p_command_reason[b.ord], CASE WHEN c.pending THEN 0 ELSE 1 END, p_command_not_before[b.ord],
+               coalesce(p_command_data[b.ord], p_event_data[c.place])::jsonb,
+               coalesce(p_command_metadata[b.ord], '{}')::jsonb, p_command_status[b.ord], p_command_reason[b.ord], CASE WHEN c.pending THEN 0 ELSE 1 END, p_command_not_before[b.ord],
                version[c.place], version[c.place] + p_command_events[b.ord] - 1, created_at,
                CASE WHEN NOT c.pending THEN created_at END
         FROM generate_series(1, v_commands) AS b(ord)
@@ -336,7 +328,8 @@ BEGIN
         WHERE p_command_type[b.ord] IS NOT NULL AND ("position"[c.place] IS NOT NULL OR outcome[c.place] = 'command');
     END IF;
 
-    IF v_settles THEN
+    -- There is a NULL among the types.
+    IF array_position(p_command_type, NULL) IS NOT NULL THEN
         INSERT INTO commands AS c (
             partition_no, id, aggregate_id, command_type, command_data, command_metadata, status, reason, attempts,
             not_before, first_version, last_version, created_at, processed_at

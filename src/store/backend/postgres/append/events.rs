@@ -152,8 +152,8 @@ fn slots(aggregate_ids: &[Uuid]) -> Vec<i32> {
 
 /// The commands of a batch.
 struct Commands<'r> {
-    /// Each with the place of the first element of its request, from 1, and how many events it causes.
-    steps: Vec<(i32, i32, &'r CommandStep)>,
+    /// Each with the place of the first element of its request, from 1, and the events that it causes.
+    steps: Vec<(i32, &'r [NewEvent], &'r CommandStep)>,
 }
 
 impl<'r> Commands<'r> {
@@ -162,8 +162,7 @@ impl<'r> Commands<'r> {
         let mut place = 1;
         for request in requests {
             if let Some(step) = &request.command {
-                let events = i32::try_from(request.events.len()).unwrap_or(i32::MAX);
-                steps.push((place, events, step));
+                steps.push((place, request.events.as_slice(), step));
             }
             place += i32::try_from(elements_of(request).count()).unwrap_or(i32::MAX);
         }
@@ -174,7 +173,11 @@ impl<'r> Commands<'r> {
         let steps = || self.steps.iter().map(|(_, _, step)| *step);
         let records = || steps().map(|step| step.record.as_ref());
         let places: Vec<i32> = self.steps.iter().map(|(place, ..)| *place).collect();
-        let events: Vec<i32> = self.steps.iter().map(|(_, events, _)| *events).collect();
+        let events: Vec<i32> = self
+            .steps
+            .iter()
+            .map(|(_, events, _)| i32::try_from(events.len()).unwrap_or(i32::MAX))
+            .collect();
         let ids: Vec<Uuid> = steps().map(|step| step.id.0).collect();
         let check_ids: Vec<bool> = records()
             .map(|record| record.is_none_or(|command| command.id_is_given))
@@ -182,11 +185,17 @@ impl<'r> Commands<'r> {
         let types: Vec<Option<&str>> = records()
             .map(|record| Some(record?.command_type.as_str()))
             .collect();
-        let data: Vec<Option<&str>> = records()
-            .map(|record| Some(record?.data.as_str()))
-            .collect();
+        let data = self.steps.iter().map(|(_, events, step)| {
+            let data = step.record.as_ref()?.data.as_str();
+            // Most commands' data becomes their event's as it is.
+            let is_sent = events
+                .first()
+                .is_some_and(|event| event.data.as_str() == data);
+            (!is_sent).then_some(data)
+        });
+        let data: Vec<Option<&str>> = data.collect();
         let metadata: Vec<Option<&str>> = records()
-            .map(|record| Some(record?.metadata.as_str()))
+            .map(|record| Some(record?.metadata.as_str()).filter(|metadata| *metadata != "{}"))
             .collect();
         let not_before: Vec<Option<DateTime<Utc>>> = records()
             .map(|record| record?.not_before.map(Timestamp::to_utc))
@@ -197,14 +206,26 @@ impl<'r> Commands<'r> {
             .bind(places)
             .bind(events)
             .bind(ids)
-            .bind(check_ids)
+            .bind(if check_ids.contains(&true) {
+                check_ids
+            } else {
+                Vec::new()
+            })
             .bind(types)
-            .bind(data)
-            .bind(metadata)
-            .bind(not_before)
+            .bind(unless_all_none(data))
+            .bind(unless_all_none(metadata))
+            .bind(unless_all_none(not_before))
             .bind(statuses)
-            .bind(reasons)
+            .bind(unless_all_none(reasons))
     }
+}
+
+/// The function takes an array that is not there for one of NULLs.
+fn unless_all_none<T>(array: Vec<Option<T>>) -> Vec<Option<T>> {
+    if array.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    array
 }
 
 /// The function's answer: an array for each column, with one element for each of the batch.

@@ -117,7 +117,7 @@ pub(super) async fn save(
 ) -> Result<(), StoreError> {
     let recorded: Vec<(&Done<'_>, &NewCommand)> = done
         .iter()
-        .filter_map(|done| Some((done, done.step.record.as_ref()?)))
+        .filter_map(|done| Some((done, done.step.record.as_deref()?)))
         .collect();
     let settled: Vec<&Done<'_>> = done
         .iter()
