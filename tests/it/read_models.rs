@@ -88,7 +88,8 @@ async fn a_rebuild_takes_as_long_as_it_takes_and_no_more_than_a_few_run() {
             json!({ "aggregateType": "user" }),
             json!({ "aggregateId": ids[8] }),
         ] {
-            let failure = rebuild(input.clone()).await.unwrap_err();
+            let refused = tokio::time::timeout(LIMIT / 3, rebuild(input.clone())).await;
+            let failure = refused.expect("it is refused at once").unwrap_err();
             assert_eq!(failure.code(), "UNAVAILABLE", "{input}: {failure:?}");
             assert_eq!(failure.extension("outcome"), "NOT_DONE");
         }
