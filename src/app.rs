@@ -91,7 +91,7 @@ impl App {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
         let domain = Arc::new(domain);
-        let store = Store::open(&config.database, clock.clone()).await?;
+        let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
         store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let watch = Watch::new(store.clone());
@@ -160,7 +160,7 @@ impl App {
     pub async fn migrate(config: &Config) -> Result<(), StartError> {
         let mut database = config.database.clone();
         database.migrate = true;
-        Store::open(&database, Arc::new(SystemClock))
+        Store::open(&database, config.background.lease, Arc::new(SystemClock))
             .await?
             .close()
             .await;
@@ -179,7 +179,8 @@ impl App {
         on_progress: &(dyn Fn(u64) + Sync),
     ) -> Result<u64, StartError> {
         let domain = config.domain.load()?;
-        let store = Store::open(&config.database, Arc::new(SystemClock)).await?;
+        let lease = config.background.lease;
+        let store = Store::open(&config.database, lease, Arc::new(SystemClock)).await?;
         let in_force = store.domain_in_force().await?;
         if in_force.is_some_and(|in_force| in_force.fingerprint != domain.fingerprint()) {
             return Err(StartError::DomainNotInForce);

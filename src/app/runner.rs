@@ -65,9 +65,8 @@ impl Runner {
         let mut running = JoinSet::new();
         let projections = || self.projections.clone();
         running.spawn(run_projector(projections(), partition, token, stop.clone()));
-        if self.projections.publishes() {
-            running.spawn(run_publisher(projections(), partition, token, stop.clone()));
-        }
+        // Also where nothing is published, for the checkpoint to move: what is published one day begins then.
+        running.spawn(run_publisher(projections(), partition, token, stop.clone()));
         let work = run_worker(self.worker.clone(), partition, stop.clone());
         running.spawn(async move {
             work.await;

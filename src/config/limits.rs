@@ -97,7 +97,7 @@ pub struct Limits {
     )]
     pub max_batch_events: usize,
 
-    /// How long a query or mutation may take
+    /// How long a query or mutation may take, but for rebuildReadModels
     #[arg(long, env = "TIDINGS_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub request_timeout: Duration,
 

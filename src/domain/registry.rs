@@ -305,14 +305,6 @@ impl Domain {
     pub fn publish_to(&self, aggregate_type: &AggregateType) -> Option<&StreamName> {
         self.aggregates.get(aggregate_type)?.publish_to.as_ref()
     }
-
-    /// Whether the events of any aggregate become entries.
-    #[must_use]
-    pub fn publishes(&self) -> bool {
-        self.aggregates
-            .values()
-            .any(|registered| registered.publish_to.is_some())
-    }
 }
 
 impl std::fmt::Debug for Domain {

@@ -59,7 +59,8 @@ impl AggregateObject {
         DateTimeScalar(self.0.updated_at)
     }
 
-    /// Its events, those behind `afterVersion` in the order asked for (above it, or below it where the newest come first).
+    /// Its events, those behind `afterVersion` in the order asked for (above it, or below it where the newest come first). More
+    /// than 64 MiB of them in one answer are BAD_USER_INPUT: ask for fewer then.
     #[graphql(complexity = "list_cost(first, child_complexity)")]
     async fn events(
         &self,

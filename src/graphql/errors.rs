@@ -60,6 +60,8 @@ pub(super) enum ApiError {
     Store(Arc<StoreError>),
     /// The database failed while it was written to.
     Write(Arc<StoreError>),
+    /// The server has failed.
+    Failed(Arc<dyn StdError + Send + Sync>),
 }
 
 /// How the events of an append were given.
@@ -213,6 +215,7 @@ impl From<ApiError> for Error {
             }
             ApiError::Store(error) => not_read(error),
             ApiError::Write(error) => not_written(error),
+            ApiError::Failed(error) => internal(error),
         }
     }
 }

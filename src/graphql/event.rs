@@ -341,7 +341,8 @@ impl EventQuery {
         Ok(event.map(|event| Node(EventObject(event))))
     }
 
-    /// Events in the order of the log. With several partitions that is the order within each; between them none is promised.
+    /// Events in the order of the log. With several partitions that is the order within each; between them none is promised. A
+    /// page of large ones ends before `first`, and has a next one.
     #[graphql(complexity = "list_cost(first, child_complexity)")]
     async fn events(
         &self,

@@ -15,6 +15,15 @@ use crate::{
     store::{CommandPlace, EntryRange, EventRange, Store},
 };
 
+/// How large what one look-up finds may be. Its lists have no place to say that there is more.
+const LOOKED_UP_BYTES: usize = 64 << 20;
+
+fn too_large(field: &str) -> ApiError {
+    let most_mib = LOOKED_UP_BYTES >> 20;
+    let message = format!("would be larger than {most_mib} MiB in this answer: ask for fewer");
+    ApiError::bad_input(field, message)
+}
+
 /// The look-ups of one operation.
 pub(super) struct Loaders {
     store: Store,
@@ -116,7 +125,8 @@ impl LookUp for EventsInRange {
         ranges: Vec<EventRange>,
     ) -> Result<HashMap<EventRange, Self::Value>, ApiError> {
         let mut of_aggregates: HashMap<AggregateId, Vec<Arc<Event>>> = HashMap::new();
-        for event in store.events_in_ranges(&ranges).await? {
+        let events = store.events_in_ranges(&ranges, LOOKED_UP_BYTES).await?;
+        for event in events.ok_or_else(|| too_large("events"))? {
             of_aggregates
                 .entry(event.aggregate_id)
                 .or_default()
@@ -152,8 +162,9 @@ impl LookUp for ReadModelOf {
         store: &Store,
         ids: Vec<AggregateId>,
     ) -> Result<HashMap<AggregateId, Arc<ReadModel>>, ApiError> {
-        let models = store.read_models_by_id(&ids).await?;
+        let models = store.read_models_by_id(&ids, LOOKED_UP_BYTES).await?;
         Ok(models
+            .ok_or_else(|| too_large("readModel"))?
             .into_iter()
             .map(|(id, model)| (id, Arc::new(model)))
             .collect())
@@ -246,7 +257,8 @@ impl LookUp for EntriesInRange {
         ranges: Vec<EntryRange>,
     ) -> Result<HashMap<EntryRange, Self::Value>, ApiError> {
         let mut of_streams: HashMap<_, Vec<Arc<Entry>>> = HashMap::new();
-        for entry in store.entries_in_ranges(&ranges).await? {
+        let entries = store.entries_in_ranges(&ranges, LOOKED_UP_BYTES).await?;
+        for entry in entries.ok_or_else(|| too_large("entries"))? {
             of_streams
                 .entry(entry.stream_name.clone())
                 .or_default()

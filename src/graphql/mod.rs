@@ -20,7 +20,10 @@ mod server;
 mod stream;
 mod text;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_graphql::{Request, Response, ServerError, parser::types::OperationType};
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
@@ -51,6 +54,26 @@ pub struct Prepared {
     shape: Option<Arc<Shape>>,
     /// What would run.
     pub operation: OperationType,
+    /// For how long it may.
+    pub time_limit: TimeLimit,
+}
+
+/// Whether an operation has to be done in the time that one may take. A resolver lifts that whose work takes as long as it takes.
+#[derive(Clone, Debug, Default)]
+pub struct TimeLimit {
+    is_lifted: Arc<AtomicBool>,
+}
+
+impl TimeLimit {
+    fn lift(&self) {
+        self.is_lifted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the operation may take longer.
+    #[must_use]
+    pub fn is_lifted(&self) -> bool {
+        self.is_lifted.load(Ordering::Relaxed)
+    }
 }
 
 /// The limits that resolvers check.
@@ -119,6 +142,7 @@ impl Graphql {
             request,
             shape: operation.shape,
             operation: operation.kind,
+            time_limit: TimeLimit::default(),
         })
     }
 
@@ -129,6 +153,7 @@ impl Graphql {
             .request
             .data(caller)
             .data(loaders.clone())
+            .data(prepared.time_limit)
             .data(selects_twice(prepared.shape.as_deref()));
         let mut response = Batched::new(self.schema.execute(request).boxed(), loaders).await;
         finish(&mut response, prepared.shape.as_deref(), Some(&caller));
@@ -143,6 +168,7 @@ impl Graphql {
             .request
             .data(caller)
             .data(loaders.clone())
+            .data(prepared.time_limit)
             .data(selects_twice(shape.as_deref()));
         Batched::new(self.schema.execute_stream(request).boxed(), loaders.clone())
             .map(move |mut response| {

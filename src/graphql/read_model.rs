@@ -7,7 +7,7 @@ use async_graphql::{
 };
 
 use super::{
-    Limited,
+    Limited, TimeLimit,
     access::require,
     aggregate::AggregateObject,
     errors::ApiError,
@@ -108,7 +108,7 @@ impl Plain for ReadModelObject {
 pub enum ReadModelSource {
     /// The projector, from events.
     Projected,
-    /// A client has written it by updateReadModel: the projector leaves it alone until it is rebuilt.
+    /// A client has written it by updateReadModel: the projector leaves it alone until it is rebuilt or its aggregate deleted.
     External,
 }
 
@@ -257,7 +257,7 @@ impl ReadModelQuery {
         Ok(model.map(|model| Node(ReadModelObject(model))))
     }
 
-    /// Read models in an order by one of their times.
+    /// Read models in an order by one of their times. A page of large ones ends before `first`, and has a next one.
     #[graphql(complexity = "list_cost(first, child_complexity)")]
     async fn read_models(
         &self,
@@ -275,17 +275,16 @@ impl ReadModelQuery {
         let (by, order) = order_by.parts();
         let after = parse_after(store, by, after.as_deref())?;
         let list = ReadModelList { by, order, after };
-        let mut page = store
-            .read_models_page(&filter.unwrap_or_default(), list, first as u64 + 1)
+        let page = store
+            .read_models_page(&filter.unwrap_or_default(), list, first)
             .await
             .map_err(ApiError::from)?;
-        let has_next = page.len() > first;
-        page.truncate(first);
         let cursor = |model: &ReadModel| {
             let (at, id) = (by.of(model), model.aggregate_id);
             Cursor::ReadModels { by, at, id }
         };
         let nodes = page
+            .models
             .into_iter()
             .map(|model| (cursor(&model), ReadModelObject(Arc::new(model))))
             .collect();
@@ -293,7 +292,7 @@ impl ReadModelQuery {
             store,
             nodes,
             after.is_some(),
-            has_next,
+            page.has_next,
             None,
         ))
     }
@@ -407,7 +406,8 @@ impl ReadModelMutation {
     }
 
     /// Folds the read models of one aggregate, of one type, or all again from the first event, while reads go on; external ones
-    /// become projected again.
+    /// become projected again. The answer comes when it is done, however long that takes: the request time-out does not end it,
+    /// and it goes on where its client has gone. Meanwhile others of many read models are UNAVAILABLE.
     async fn rebuild_read_models(
         &self,
         ctx: &Context<'_>,
@@ -424,17 +424,23 @@ impl ReadModelMutation {
             (None, Some(name)) => RebuildScope::Type(aggregate_type("input.aggregateType", &name)?),
             (None, None) => RebuildScope::All,
         };
+        ctx.data_unchecked::<TimeLimit>().lift();
         let count = app.projections().rebuild(scope).await;
-        let count = count.map_err(|error| match error {
-            RebuildError::NotFound(_) => ApiError::not_found("input.aggregateId", error),
-            RebuildError::Busy => ApiError::Busy {
-                message: error.to_string(),
-            },
-            RebuildError::Store(error) => ApiError::of_write(error),
-        })?;
+        let count = count.map_err(not_rebuilt)?;
         Ok(RebuildReadModelsPayload {
             count: Long(i64::try_from(count).unwrap_or(i64::MAX)),
         })
+    }
+}
+
+fn not_rebuilt(error: RebuildError) -> ApiError {
+    match error {
+        RebuildError::NotFound(_) => ApiError::not_found("input.aggregateId", error),
+        RebuildError::Busy | RebuildError::Stopping => ApiError::Busy {
+            message: error.to_string(),
+        },
+        RebuildError::Store(error) => ApiError::of_write(error),
+        RebuildError::Failed(_) => ApiError::Failed(Arc::new(error)),
     }
 }
 
@@ -444,4 +450,25 @@ fn deleted(wanted: Version, version: Version) -> ApiError {
         "the aggregate was deleted at version {version}, and a write of version {wanted} does not bring it back"
     );
     ApiError::not_found("input.version", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::Error;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rebuild_that_fails_is_the_servers_fault_and_one_that_cannot_begin_is_not() {
+        let code = |error| {
+            let extensions = Error::from(not_rebuilt(error)).extensions;
+            extensions.and_then(|extensions| extensions.get("code").cloned())
+        };
+        let panicked = tokio::spawn(async { panic!("for a test") }).await;
+        let failed = RebuildError::Failed(panicked.expect_err("it has panicked"));
+        assert_eq!(code(failed), Some("INTERNAL".into()));
+        for error in [RebuildError::Busy, RebuildError::Stopping] {
+            assert_eq!(code(error), Some("UNAVAILABLE".into()));
+        }
+    }
 }

@@ -44,7 +44,8 @@ impl StreamObject {
         self.0.last_position.into()
     }
 
-    /// Its entries behind the position `after`, in position order.
+    /// Its entries behind the position `after`, in position order. More than 64 MiB of them in one answer are BAD_USER_INPUT: ask
+    /// for fewer then.
     #[graphql(complexity = "list_cost(first, child_complexity)")]
     async fn entries(
         &self,

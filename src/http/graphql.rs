@@ -2,7 +2,7 @@
 //!
 //! Source: the GraphQL over HTTP specification.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use async_graphql::{Response as GraphqlResponse, parser::types::OperationType};
 use axum::{
@@ -95,10 +95,12 @@ pub(super) async fn execute(
     caller: Caller,
 ) -> GraphqlResponse {
     let is_mutation = prepared.operation == OperationType::Mutation;
-    let execution = shared.graphql.execute(prepared, caller);
+    let time_limit = prepared.time_limit.clone();
+    let mut execution = pin!(shared.graphql.execute(prepared, caller));
     let limit = shared.limits.request_timeout + GRACE;
-    match tokio::time::timeout(limit, execution).await {
+    match tokio::time::timeout(limit, execution.as_mut()).await {
         Ok(response) => response,
+        Err(_) if time_limit.is_lifted() => execution.await,
         Err(_) => overdue(shared, is_mutation),
     }
 }

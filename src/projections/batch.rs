@@ -56,16 +56,14 @@ impl Touched {
     }
 
     fn fold(&mut self, event: &Event, domain: &Domain) {
-        if !self.is_faulted && is_next(&self.held, event) {
+        if self.is_faulted {
+            return;
+        }
+        if let Some(folded) = self.held.fold_next(event, domain) {
             self.has_moved = true;
-            self.is_faulted = self.held.fold(event, domain).is_err();
+            self.is_faulted = folded.is_err();
         }
     }
-}
-
-/// Whether the event is to be folded: it is not when the read model is left alone, or a rebuild had it already.
-fn is_next(held: &Held, event: &Event) -> bool {
-    !held.is_left_alone && event.version > held.version
 }
 
 impl Folding<'_> {
@@ -203,11 +201,10 @@ impl Folding<'_> {
         let mut fault = known;
         if fault.is_none() {
             for event in &events {
-                if !is_next(&held, event) {
+                let Some(folded) = held.fold_next(event, domain) else {
                     continue;
-                }
+                };
                 has_moved = true;
-                let folded = held.fold(event, domain);
                 if let Err(reason) = folded.and_then(|()| held.folded().map(drop)) {
                     fault = Some((event.version, reason));
                     break;
@@ -222,8 +219,9 @@ impl Folding<'_> {
             Some((version, reason)) => {
                 held = base()?;
                 for event in &events {
-                    if is_next(&held, event) && event.version < version {
-                        held.fold(event, domain).map_err(impossible)?;
+                    if event.version < version {
+                        let folded = held.fold_next(event, domain);
+                        folded.transpose().map_err(impossible)?;
                     }
                 }
                 let stands_still = !held.is_left_alone;

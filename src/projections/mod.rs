@@ -11,7 +11,7 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use projector::run_projector;
@@ -33,6 +33,9 @@ use crate::{
 const TRIES_AFTER_GIVING_WAY: usize = 100;
 const PAUSE_AFTER_GIVING_WAY: Duration = Duration::from_millis(5);
 
+/// Rebuilds of single aggregates that run at a time, at most: each has a page of events in memory.
+const SINGLE_REBUILDS: usize = 8;
+
 /// How a runner of a partition ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -45,15 +48,21 @@ pub enum Ended {
 /// Why read models are not folded anew.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    /// Many are folded anew already, or the server is stopping.
+    /// Many are folded anew already, or many single ones.
     #[error("read models are being rebuilt already")]
     Busy,
+    /// The server stops: what was folded until then is saved.
+    #[error("the server is stopping")]
+    Stopping,
     /// There is no such aggregate, or it has no event.
     #[error("there is no aggregate {0} with events")]
     NotFound(AggregateId),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It has panicked.
+    #[error("a rebuild of read models has failed")]
+    Failed(#[source] JoinError),
 }
 
 /// All that has to do with the read models of a database.
@@ -61,8 +70,9 @@ pub struct Projections {
     store: Store,
     tail: Arc<Tail>,
     domain: Arc<Domain>,
-    /// Many read models are folded anew by one at a time.
-    rebuilding: Arc<Semaphore>,
+    /// Many read models are folded anew by one at a time, and single ones by a few.
+    rebuilding_many: Arc<Semaphore>,
+    rebuilding_one: Arc<Semaphore>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -75,16 +85,11 @@ impl Projections {
             store,
             tail,
             domain,
-            rebuilding: Arc::new(Semaphore::new(1)),
+            rebuilding_many: Arc::new(Semaphore::new(1)),
+            rebuilding_one: Arc::new(Semaphore::new(SINGLE_REBUILDS)),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
-    }
-
-    /// Whether there is anything to publish.
-    #[must_use]
-    pub fn publishes(&self) -> bool {
-        self.domain.publishes()
     }
 
     /// Writes a read model from outside: the projector leaves it alone from then on.
@@ -117,30 +122,26 @@ impl Projections {
     /// also where whoever asked has gone away.
     ///
     /// # Errors
-    /// When many are folded anew already, the aggregate is not there, or the database fails.
+    /// When as many as may be are folded anew already, the aggregate is not there, the server stops, or the database fails.
     pub async fn rebuild(self: &Arc<Self>, scope: RebuildScope) -> Result<u64, RebuildError> {
-        let turn = match &scope {
-            RebuildScope::Aggregate(id) => {
-                if self.store.rebuild_size(&scope).await?.aggregates == 0 {
-                    return Err(RebuildError::NotFound(*id));
-                }
-                None
-            }
-            RebuildScope::Type(_) | RebuildScope::All => {
-                let turn = self.rebuilding.clone().try_acquire_owned();
-                Some(turn.map_err(|_| RebuildError::Busy)?)
-            }
+        let turns = match &scope {
+            RebuildScope::Aggregate(_) => &self.rebuilding_one,
+            RebuildScope::Type(_) | RebuildScope::All => &self.rebuilding_many,
         };
+        let turn = turns.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| RebuildError::Busy)?;
+        if let RebuildScope::Aggregate(id) = &scope
+            && self.store.rebuild_size(&scope).await?.aggregates == 0
+        {
+            return Err(RebuildError::NotFound(*id));
+        }
         let projections = self.clone();
-        let rebuild = self.tasks.spawn(async move {
-            let _turn = turn;
-            let stopping = projections.stopping.clone();
-            tokio::select! {
-                () = stopping.cancelled() => Err(RebuildError::Busy),
-                count = projections.rebuild_now(&scope) => Ok(count?),
-            }
-        });
-        rebuild.await.unwrap_or(Err(RebuildError::Busy))
+        run_to_end(&self.tasks, self.stopping.clone(), async move {
+            let count = projections.rebuild_now(&scope).await;
+            drop(turn);
+            Ok(count?)
+        })
+        .await
     }
 
     async fn rebuild_now(&self, scope: &RebuildScope) -> Result<u64, StoreError> {
@@ -170,6 +171,20 @@ impl Projections {
     }
 }
 
+/// Runs a rebuild as a task of its own, which the stop of the server ends and nothing else.
+async fn run_to_end(
+    tasks: &TaskTracker,
+    stopping: CancellationToken,
+    rebuild: impl Future<Output = Result<u64, RebuildError>> + Send + 'static,
+) -> Result<u64, RebuildError> {
+    let task = tasks.spawn(async move {
+        let rebuilt = stopping.run_until_cancelled(rebuild).await;
+        rebuilt.unwrap_or(Err(RebuildError::Stopping))
+    });
+    let ended = task.await;
+    ended.unwrap_or_else(|error| Err(RebuildError::Failed(error)))
+}
+
 /// A read model as it is stored now.
 fn stored_model(
     partition: Partition,
@@ -189,5 +204,26 @@ fn stored_model(
         change_position,
         created_at: folded.created_at,
         updated_at: folded.updated_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rebuild_that_panics_has_failed_and_one_that_is_stopped_has_not() {
+        let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let panics = run_to_end(&tasks, stopping.clone(), async { panic!("for a test") });
+        let failed = panics.await;
+        assert!(matches!(failed, Err(RebuildError::Failed(_))), "{failed:?}");
+        let counted = run_to_end(&tasks, stopping.clone(), async { Ok(7) }).await;
+        assert_eq!(counted.unwrap(), 7);
+        stopping.cancel();
+        let stopped = run_to_end(&tasks, stopping, std::future::pending()).await;
+        assert!(
+            matches!(stopped, Err(RebuildError::Stopping)),
+            "{stopped:?}"
+        );
     }
 }

@@ -57,7 +57,7 @@ impl Projections {
                 None if version == Version::NONE => return Ok(None),
                 Some(model) if model.fault.is_some() => {
                     // The window may lag behind a rebuild: what is stored decides.
-                    let stored = self.store.read_models_by_id(&[id]).await?.remove(&id);
+                    let stored = self.store.read_model(id).await?;
                     if let Some(stored) = stored
                         && let Some(fault) = stored.fault
                     {

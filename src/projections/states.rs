@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::domain::{
-    AggregateId, AggregateType, Domain, Event, FoldFault, Folded, Json, Position, ReadModel, State,
-    Timestamp, Version,
+    AggregateId, AggregateType, Domain, Event, FoldFault, Folded, Json, Position, ReadModel,
+    ReadModelSource, State, Timestamp, Version,
 };
 
 /// The longest text of a fault, in characters.
@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub(super) change_position: Option<Position>,
     /// Whether the projector leaves it alone until it is rebuilt.
     pub(super) is_left_alone: bool,
+    /// Whether a client has written it: then it is left alone until its aggregate is deleted, too.
+    is_external: bool,
     pub(super) state: State,
     pub(super) version: Version,
     pub(super) created_at: Timestamp,
@@ -34,6 +36,7 @@ impl Held {
             aggregate_type: event.aggregate_type.clone(),
             change_position: None,
             is_left_alone: false,
+            is_external: false,
             state: domain.initial(&event.aggregate_type),
             version: Version::NONE,
             created_at: event.created_at,
@@ -47,8 +50,8 @@ impl Held {
     /// # Errors
     /// When what is stored is no JSON.
     pub(super) fn stored(model: &ReadModel) -> Result<Self, crate::domain::JsonError> {
-        // What is left alone is not folded on.
-        let state = match model.is_left_alone() {
+        // What stands still is not folded on.
+        let state = match model.fault.is_some() {
             true => State::Null,
             false => model.data.to_value()?,
         };
@@ -56,12 +59,38 @@ impl Held {
             aggregate_type: model.aggregate_type.clone(),
             change_position: Some(model.change_position),
             is_left_alone: model.is_left_alone(),
+            is_external: model.source == ReadModelSource::External,
             state,
             version: model.version,
             created_at: model.created_at,
             updated_at: model.updated_at,
             bytes: model.data.as_str().len(),
         })
+    }
+
+    /// Folds an event into the state, unless it is passed by: a rebuild had it already, or the read model is left alone. A
+    /// deletion is passed by only where the read model stands still: what a client wrote about an aggregate ends with it.
+    pub(super) fn fold_next(
+        &mut self,
+        event: &Event,
+        domain: &Domain,
+    ) -> Option<Result<(), FoldFault>> {
+        if event.version <= self.version {
+            return None;
+        }
+        if !self.is_left_alone {
+            return Some(self.fold(event, domain));
+        }
+        let is_deletion = || matches!(domain.fold(self.state.clone(), event), Ok(State::Null));
+        if !self.is_external || !is_deletion() {
+            return None;
+        }
+        self.is_left_alone = false;
+        self.is_external = false;
+        self.state = State::Null;
+        self.version = event.version;
+        self.updated_at = event.created_at;
+        Some(Ok(()))
     }
 
     /// Folds the next event into the state.

@@ -6,10 +6,15 @@ use entity::events::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
     Statement, Value,
-    sea_query::{self, Expr, ExprTrait, Func, JoinType, Query, SelectStatement},
+    sea_query::{self, Expr, ExprTrait, Query, SelectStatement},
 };
 
-use super::{Store, StoreError, backend::Backend, rows};
+use super::{
+    Store, StoreError,
+    backend::Backend,
+    bounded::{Bounded, Part},
+    rows::{self, Row},
+};
 use crate::domain::{
     AggregateId, AggregateType, Event, EventFilter, EventId, EventType, Order, Partition, Position,
     Version,
@@ -112,7 +117,7 @@ impl Store {
         if scan.above >= scan.up_to {
             return Ok(Vec::new());
         }
-        let mut select = self.scan(scan);
+        let mut select = self.scan(&mut select_events(), scan);
         if let Some(max_bytes) = scan.max_bytes {
             let json = "event_data,event_metadata";
             select = rows::bounded(select, rows::EVENT_COLUMNS, json, "position", max_bytes);
@@ -124,36 +129,58 @@ impl Store {
             .collect()
     }
 
-    /// Reads a part of one partition's log together with the log's head, both as of one instant. The events come in no order.
-    pub(super) async fn scan_events_and_head(
+    /// Reads a part of one partition's log, from either end, up to `max_bytes`. What the scan itself says of them is not looked at.
+    pub(super) async fn scan_event_part(
         &self,
         scan: &EventScan<'_>,
-    ) -> Result<(Position, Vec<Event>), StoreError> {
-        let newest = Func::max(Expr::col(Column::Position));
-        let head = Query::select()
-            .expr_as(Func::coalesce([newest.into(), Expr::val(0_i64)]), "head")
-            .from(Entity)
-            .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
-            .to_owned();
-        let always = Expr::cust("1 = 1");
-        let select = Query::select()
-            .column(("log", "head"))
-            .columns(rows::EVENT_COLUMNS.iter().map(|column| ("page", *column)))
-            .from_subquery(head, "log")
-            .join_subquery(JoinType::LeftJoin, self.scan(scan), "page", always)
-            .to_owned();
-        let mut head = Position::START;
-        let mut events = Vec::new();
-        for row in self.select(&select).await? {
-            let (position, event) = rows::head_and_event(&row)?;
-            head = position;
-            events.extend(event);
+        max_bytes: usize,
+    ) -> Result<Part<Event>, StoreError> {
+        if scan.above >= scan.up_to {
+            return Ok(Part {
+                rows: Vec::new(),
+                is_cut: false,
+            });
         }
-        Ok((head, events))
+        let page = self.scan(Query::select().from(Entity), scan);
+        self.read_part(&bounded_events(scan.order, max_bytes), page, rows::event)
+            .await
     }
 
-    fn scan(&self, scan: &EventScan<'_>) -> SelectStatement {
-        let mut select = select_events();
+    /// The same together with the log's head, both as of one instant.
+    pub(super) async fn scan_event_part_and_head(
+        &self,
+        scan: &EventScan<'_>,
+        max_bytes: usize,
+    ) -> Result<(Position, Part<Event>), StoreError> {
+        let list = bounded_events(scan.order, max_bytes);
+        let mut statement = self.bounded(&list, self.scan(Query::select().from(Entity), scan));
+        let (page, partition) = (&statement.sql, scan.partition.number());
+        statement.sql = format!(
+            "SELECT log.head, page.* \
+             FROM (SELECT COALESCE(MAX(position), 0) AS head FROM events WHERE partition_no = {partition}) log \
+             LEFT JOIN ({page}) page ON 1 = 1",
+        );
+        let (mut head, mut asked) = (Position::START, 0);
+        let mut events = Vec::new();
+        for row in self.read(statement).await? {
+            let (position, event) = rows::head_and_event(&row)?;
+            head = position;
+            if let Some(event) = event {
+                asked = Row::at(&row, 1 + list.columns.len()).next::<i64>()?;
+                events.push(event);
+            }
+        }
+        let is_cut = usize::try_from(asked).is_ok_and(|asked| asked > events.len());
+        Ok((
+            head,
+            Part {
+                rows: events,
+                is_cut,
+            },
+        ))
+    }
+
+    fn scan(&self, select: &mut SelectStatement, scan: &EventScan<'_>) -> SelectStatement {
         select
             .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
             .limit(scan.limit);
@@ -171,19 +198,25 @@ impl Store {
             Column::Position
         };
         select.order_by(by, sql_order(scan.order));
-        where_filter(self.backend.as_ref(), &mut select, scan.filter);
-        select
+        where_filter(self.backend.as_ref(), select, scan.filter);
+        select.to_owned()
     }
 
-    /// Reads ranges of several aggregates in one statement; the events come in no order.
+    /// Reads ranges of several aggregates in one statement; the events come in no order. None where they are larger than
+    /// `max_bytes`.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn events_in_ranges(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
+    pub async fn events_in_ranges(
+        &self,
+        ranges: &[EventRange],
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Event>>, StoreError> {
         let chunks = ranges
             .chunks(KEYS_A_STATEMENT)
-            .map(|chunk| self.events_in_chunk(chunk));
-        Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
+            .map(|chunk| self.events_in_chunk(chunk, max_bytes));
+        let chunks: Option<Vec<_>> = try_join_all(chunks).await?.into_iter().collect();
+        Ok(chunks.map(|chunks| chunks.into_iter().flatten().collect()))
     }
 
     /// Reads ranges of several aggregates to fold them, in one statement, one range for each, up to the event that reaches
@@ -222,20 +255,24 @@ impl Store {
         rows.iter().map(rows::event).collect()
     }
 
-    async fn events_in_chunk(&self, ranges: &[EventRange]) -> Result<Vec<Event>, StoreError> {
+    async fn events_in_chunk(
+        &self,
+        ranges: &[EventRange],
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Event>>, StoreError> {
         let (relation, values) = self.relation(ranges);
+        let list = Bounded {
+            sorted: &["aggregate_id", "version"],
+            ..bounded_events(Order::OldestFirst, max_bytes)
+        };
+        let columns = self.backend.page_columns(&list);
         let sql = format!(
-            "WITH ranges (no, id, low, high) AS ({relation}) \
-             SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
-             CAST(e.event_data AS text), CAST(e.event_metadata AS text), e.version, e.created_at \
-             FROM ranges r JOIN events e \
-             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high",
+            "WITH ranges (no, id, low, high) AS ({relation}) SELECT {columns} FROM ranges r JOIN events \
+             ON events.partition_no = r.no AND events.aggregate_id = r.id AND events.version BETWEEN r.low AND r.high",
         );
         let backend = self.backend.dialect();
-        let rows = self
-            .read(Statement::from_sql_and_values(backend, sql, values))
-            .await?;
-        rows.iter().map(rows::event).collect()
+        let page = Statement::from_sql_and_values(backend, sql, values);
+        self.read_all_or_none(&list, page, rows::event).await
     }
 
     /// Ranges as a relation (partition, aggregate, first version, last version) and its values.
@@ -247,6 +284,18 @@ impl Store {
         };
         let keys: Vec<_> = ranges.iter().map(key).collect();
         self.backend.uuid_ranges(&keys)
+    }
+}
+
+fn bounded_events(order: Order, max_bytes: usize) -> Bounded {
+    Bounded {
+        table: "events",
+        key: &["partition_no", "position"],
+        columns: rows::EVENT_COLUMNS,
+        json: &["event_data", "event_metadata"],
+        sorted: &["position"],
+        order,
+        max_bytes,
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod aggregates;
 mod backend;
+mod bounded;
 mod checkpoints;
 mod commands;
 mod domains;
@@ -31,7 +32,7 @@ pub use events::{EventRange, EventScan};
 pub use heads::Heads;
 pub use leases::LeaseGrant;
 pub use pages::{EventPage, EventPageOutcome};
-pub use read_models::{LoadedModels, ReadModelList};
+pub use read_models::{LoadedModels, ReadModelList, ReadModelPage};
 pub use rebuilds::{RebuildScope, RebuildSize, RebuildTarget};
 pub use streams::EntryRange;
 

@@ -1,6 +1,6 @@
 //! Opening a database: connecting, migrating, and what is fixed when it is made. Floor 2.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use entity::{database_settings, partition_locks};
 use migration::Migrator;
@@ -19,12 +19,17 @@ use crate::{
 const LOGS: [&str; 3] = ["events", "entries", "read_models"];
 
 impl Store {
-    /// Opens the database: makes it where it is not there, and brings its tables up to date when `config.migrate`.
+    /// Opens the database: makes it where it is not there, and brings its tables up to date when `config.migrate`. A server that
+    /// freezes holds up its successor for less than `lease`.
     ///
     /// # Errors
     /// When it cannot be reached or used; the error says what to do.
-    pub async fn open(config: &config::Database, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let backend = backend::open(config, config.migrate).await?;
+    pub async fn open(
+        config: &config::Database,
+        lease: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let backend = backend::open(config, lease, config.migrate).await?;
         let failed = |error| OpenError::Database {
             database: config.url.to_string(),
             source: error,

@@ -2,7 +2,10 @@
 
 use futures_util::future::try_join_all;
 
-use super::{EventScan, Store, StoreError};
+use super::{
+    EventScan, Store, StoreError,
+    bounded::{PAGE_BYTES, Part, merge},
+};
 use crate::domain::{Event, EventFilter, Order, Partition, PartitionCount, Place, Position};
 
 /// A page of events, each with its place.
@@ -27,7 +30,7 @@ pub enum EventPageOutcome {
 
 impl Store {
     /// Reads a page behind a place, or from the end where the order begins. Within a partition the events are in the
-    /// order of the log; between partitions they are merged by time.
+    /// order of the log; between partitions they are merged by time. A page of large events ends early.
     ///
     /// # Errors
     /// When the database fails.
@@ -38,7 +41,7 @@ impl Store {
         after: Option<&Place>,
         first: usize,
     ) -> Result<EventPageOutcome, StoreError> {
-        let (heads, mut events) = if self.partitions == PartitionCount::ONE {
+        let (heads, parts) = if self.partitions == PartitionCount::ONE {
             self.scan_one_partition(filter, order, after, first).await?
         } else {
             self.scan_partitions(filter, order, after, first).await?
@@ -54,15 +57,14 @@ impl Store {
         }
         let start = self.start(order, after, &heads);
         let key = |event: &Event| (event.created_at, event.partition, event.position);
-        match order {
-            Order::OldestFirst => events.sort_by_key(key),
-            Order::NewestFirst => events.sort_by_key(|event| std::cmp::Reverse(key(event))),
-        }
-        let has_next = events.len() > first;
-        events.truncate(first);
-        Ok(EventPageOutcome::Page(
-            self.with_places(events, order, &start, heads, has_next),
-        ))
+        let page = merge(parts, order, first, key);
+        Ok(EventPageOutcome::Page(self.with_places(
+            page.rows,
+            order,
+            &start,
+            heads,
+            page.is_cut,
+        )))
     }
 
     /// Where a page begins.
@@ -81,7 +83,7 @@ impl Store {
         order: Order,
         after: Option<&Place>,
         first: usize,
-    ) -> Result<(Vec<Position>, Vec<Event>), StoreError> {
+    ) -> Result<(Vec<Position>, Vec<Part<Event>>), StoreError> {
         let partition = Partition(0);
         let (above, up_to) = match (order, after) {
             (Order::OldestFirst, after) => {
@@ -102,8 +104,8 @@ impl Store {
             limit,
             max_bytes,
         };
-        let (head, events) = self.scan_events_and_head(&scan).await?;
-        Ok((vec![head], events))
+        let (head, events) = self.scan_event_part_and_head(&scan, PAGE_BYTES).await?;
+        Ok((vec![head], vec![events]))
     }
 
     /// The heads and the events of all partitions in which some that pass can lie.
@@ -113,11 +115,13 @@ impl Store {
         order: Order,
         after: Option<&Place>,
         first: usize,
-    ) -> Result<(Vec<Position>, Vec<Event>), StoreError> {
+    ) -> Result<(Vec<Position>, Vec<Part<Event>>), StoreError> {
         // The heads come first: what becomes visible later lies above them, so the page has no hole below its end.
         let heads = self.heads().await?.events;
         let start = self.start(order, after, &heads);
-        let scans = self.partitions_of(filter).into_iter().map(|partition| {
+        let partitions = self.partitions_of(filter);
+        let max_bytes_of_each = PAGE_BYTES / partitions.len();
+        let scans = partitions.iter().map(|&partition| {
             let (above, up_to) = match order {
                 Order::OldestFirst => (start.behind[partition.index()], heads[partition.index()]),
                 Order::NewestFirst => (Position::START, start.last_before(partition)),
@@ -133,10 +137,10 @@ impl Store {
                 limit,
                 max_bytes,
             };
-            async move { self.scan_events(&scan).await }
+            async move { self.scan_event_part(&scan, max_bytes_of_each).await }
         });
-        let events = try_join_all(scans).await?;
-        Ok((heads, events.into_iter().flatten().collect()))
+        let parts = try_join_all(scans).await?;
+        Ok((heads, parts))
     }
 
     fn with_places(

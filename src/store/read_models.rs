@@ -11,6 +11,7 @@ use sea_orm::{
 
 use super::{
     Store, StoreError,
+    bounded::{Bounded, PAGE_BYTES, Part, merge},
     events::{KEYS_A_STATEMENT, sql_order},
     rows,
 };
@@ -22,7 +23,17 @@ use crate::domain::{
 
 /// The most read models that are looked through at a time for those that contain something, where the database cannot tell.
 const LOOKED_THROUGH_ROWS: u64 = 1000;
-const LOOKED_THROUGH_BYTES: usize = 4 << 20;
+
+/// How read models are bounded; in which order and by how much is for each list to say.
+const BOUNDED: Bounded = Bounded {
+    table: "read_models",
+    key: &["partition_no", "aggregate_id"],
+    columns: rows::READ_MODEL_COLUMNS,
+    json: &["model_data"],
+    sorted: &[],
+    order: Order::OldestFirst,
+    max_bytes: 0,
+};
 
 /// What came of a write from outside, as the database tells it.
 #[derive(Clone, Debug)]
@@ -61,15 +72,59 @@ pub struct ReadModelList {
     pub after: Option<(Timestamp, AggregateId)>,
 }
 
+/// A page of read models.
+#[derive(Debug)]
+pub struct ReadModelPage {
+    /// Those that are on it.
+    pub models: Vec<ReadModel>,
+    /// Whether there may be more behind it.
+    pub has_next: bool,
+}
+
+impl ReadModelList {
+    fn bounded(self, max_bytes: usize) -> Bounded {
+        Bounded {
+            sorted: match self.by {
+                ReadModelTime::Created => &["created_at", "aggregate_id"],
+                ReadModelTime::Updated => &["updated_at", "aggregate_id"],
+            },
+            order: self.order,
+            max_bytes,
+            ..BOUNDED
+        }
+    }
+}
+
 impl Store {
-    /// Finds read models by their aggregates, tombstones too, all in one statement.
+    /// Finds the read model of an aggregate, or its tombstone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn read_model(&self, id: AggregateId) -> Result<Option<ReadModel>, StoreError> {
+        let mut select = select_models();
+        let partition = self.partitions.of_aggregate(id);
+        select
+            .and_where(Expr::col((Entity, Column::PartitionNo)).eq(partition.number()))
+            .and_where(Expr::col((Entity, Column::AggregateId)).eq(id.0));
+        let rows = self.select(&select).await?;
+        rows.first().map(rows::read_model).transpose()
+    }
+
+    /// Finds read models by their aggregates, tombstones too, all in one statement. None where they are larger than `max_bytes`.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn read_models_by_id(
         &self,
         ids: &[AggregateId],
-    ) -> Result<HashMap<AggregateId, ReadModel>, StoreError> {
+        max_bytes: usize,
+    ) -> Result<Option<HashMap<AggregateId, ReadModel>>, StoreError> {
+        let list = Bounded {
+            sorted: &["aggregate_id"],
+            order: Order::OldestFirst,
+            max_bytes,
+            ..BOUNDED
+        };
         let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
             let mut partitions: Vec<i16> = chunk
                 .iter()
@@ -78,17 +133,22 @@ impl Store {
             partitions.sort_unstable();
             partitions.dedup();
             let ids = Expr::col(Column::AggregateId);
-            let mut select = select_models();
-            select
+            let page = Query::select()
+                .from(Entity)
                 .and_where(Expr::col(Column::PartitionNo).is_in(partitions))
-                .and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)));
-            self.select(&select).await
+                .and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)))
+                .to_owned();
+            self.read_part(&list, page, rows::read_model).await
         });
-        let rows = try_join_all(chunks).await?;
-        rows.iter()
-            .flatten()
-            .map(|row| rows::read_model(row).map(|model| (model.aggregate_id, model)))
-            .collect()
+        let mut found = HashMap::with_capacity(ids.len());
+        for part in try_join_all(chunks).await? {
+            if part.is_cut {
+                return Ok(None);
+            }
+            let models = part.rows.into_iter();
+            found.extend(models.map(|model| (model.aggregate_id, model)));
+        }
+        Ok(Some(found))
     }
 
     /// Loads the read models of some aggregates of one partition, in the order given and about `max_bytes` of them at most.
@@ -139,8 +199,9 @@ impl Store {
         Ok(LoadedModels { models, answered })
     }
 
-    /// A page of read models, without tombstones. What the database cannot tell by itself of what they contain is looked
-    /// through here, a bounded part at a time: on SQLite that costs reading every read model up to the end of the page.
+    /// A page of read models, without tombstones; one of large ones ends early. What the database cannot tell by itself of what
+    /// they contain is looked through here, a bounded part at a time: on SQLite that costs reading every read model up to the
+    /// end of the page.
     ///
     /// # Errors
     /// When the database fails.
@@ -148,23 +209,19 @@ impl Store {
         &self,
         filter: &ReadModelFilter,
         list: ReadModelList,
-        limit: u64,
-    ) -> Result<Vec<ReadModel>, StoreError> {
-        let of_partitions = self
-            .partitions
-            .iter()
-            .map(|partition| self.models_of_partition(partition, filter, list, limit));
-        let mut page: Vec<ReadModel> = try_join_all(of_partitions)
-            .await?
-            .into_iter()
-            .flatten()
-            .collect();
-        page.sort_unstable_by_key(|model| (list.by.of(model), model.aggregate_id));
-        if list.order == Order::NewestFirst {
-            page.reverse();
-        }
-        page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(page)
+        first: usize,
+    ) -> Result<ReadModelPage, StoreError> {
+        let max_bytes = PAGE_BYTES / self.partitions.get();
+        let of_partitions = self.partitions.iter().map(|partition| {
+            self.models_of_partition(partition, filter, list, first + 1, max_bytes)
+        });
+        let parts = try_join_all(of_partitions).await?;
+        let key = |model: &ReadModel| (list.by.of(model), model.aggregate_id);
+        let page = merge(parts, list.order, first, key);
+        Ok(ReadModelPage {
+            models: page.rows,
+            has_next: page.is_cut,
+        })
     }
 
     async fn models_of_partition(
@@ -172,42 +229,52 @@ impl Store {
         partition: Partition,
         filter: &ReadModelFilter,
         mut list: ReadModelList,
-        limit: u64,
-    ) -> Result<Vec<ReadModel>, StoreError> {
+        wanted: usize,
+        max_bytes: usize,
+    ) -> Result<Part<ReadModel>, StoreError> {
         let conditions = filter
             .contains
             .as_ref()
             .map(|contained| self.backend.json_contains("model_data", contained));
         let is_exact = conditions.as_ref().is_none_or(|said| said.is_exact);
         let conditions = conditions.map_or(Vec::new(), |said| said.conditions);
-        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+        let rows = if is_exact {
+            wanted as u64
+        } else {
+            LOOKED_THROUGH_ROWS
+        };
         let mut found = Vec::new();
+        let mut bytes = 0;
         loop {
-            let rows = if is_exact { limit } else { LOOKED_THROUGH_ROWS };
             let mut select = self.select_list(partition, filter, list, rows);
             conditions.iter().for_each(|condition| {
                 select.and_where(condition.clone());
             });
-            if !is_exact {
-                select = bounded_list(select, list);
-            }
-            let page: Vec<ReadModel> = self
-                .select(&select)
-                .await?
-                .iter()
-                .map(rows::read_model)
-                .collect::<Result<_, _>>()?;
+            let part = self
+                .read_part(&list.bounded(max_bytes), select, rows::read_model)
+                .await?;
             if is_exact {
-                return Ok(page);
+                return Ok(part);
             }
-            let Some(last) = page.last() else {
-                return Ok(found);
+            let Some(last) = part.rows.last() else {
+                return Ok(Part {
+                    rows: found,
+                    is_cut: false,
+                });
             };
             list.after = Some((list.by.of(last), last.aggregate_id));
-            found.extend(page.into_iter().filter(|model| filter.matches_data(model)));
-            if found.len() >= wanted {
-                found.truncate(wanted);
-                return Ok(found);
+            for model in part.rows {
+                if !filter.matches_data(&model) {
+                    continue;
+                }
+                bytes += model.data.as_str().len();
+                found.push(model);
+                if found.len() >= wanted || bytes >= max_bytes {
+                    return Ok(Part {
+                        rows: found,
+                        is_cut: bytes >= max_bytes,
+                    });
+                }
             }
             // Looking through much takes long: others have their turn, and whoever asked may have gone.
             tokio::task::yield_now().await;
@@ -223,8 +290,9 @@ impl Store {
     ) -> SelectStatement {
         let time = time_column(list.by);
         let order = sql_order(list.order);
-        let mut select = select_models();
+        let mut select = Query::select();
         select
+            .from(Entity)
             .and_where(Expr::col((Entity, Column::PartitionNo)).eq(partition.number()))
             .and_where(Expr::col((Entity, Column::DeletedAt)).is_null())
             .order_by((Entity, time), order.clone())
@@ -338,8 +406,8 @@ impl Store {
                 updated_at,
             }),
             ExternalWrite::Unchanged => {
-                let stored = self.read_models_by_id(&[model.aggregate_id]).await?;
-                let stored = stored.into_values().next().ok_or_else(|| {
+                let stored = self.read_model(model.aggregate_id).await?;
+                let stored = stored.ok_or_else(|| {
                     StoreError::Inconsistent("a read model was there and is not any more".into())
                 })?;
                 ExternalOutcome::Unchanged(stored)
@@ -407,21 +475,4 @@ fn where_named(select: &mut SelectStatement, filter: &ReadModelFilter) {
         let types = types.iter().map(AggregateType::as_str);
         select.cond_where(Cond::all().add(Expr::col((Entity, Column::AggregateType)).is_in(types)));
     }
-}
-
-/// The rows of a list up to the one with which they are large.
-fn bounded_list(select: SelectStatement, list: ReadModelList) -> SelectStatement {
-    let order = match (list.by, list.order) {
-        (ReadModelTime::Created, Order::OldestFirst) => "created_at, aggregate_id",
-        (ReadModelTime::Created, Order::NewestFirst) => "created_at DESC, aggregate_id",
-        (ReadModelTime::Updated, Order::OldestFirst) => "updated_at, aggregate_id",
-        (ReadModelTime::Updated, Order::NewestFirst) => "updated_at DESC, aggregate_id",
-    };
-    rows::bounded_in(
-        select,
-        rows::READ_MODEL_COLUMNS,
-        "model_data",
-        (order, sql_order(list.order)),
-        LOOKED_THROUGH_BYTES,
-    )
 }

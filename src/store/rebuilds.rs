@@ -1,7 +1,7 @@
 //! Which aggregates there are to fold anew, in the order of their ids, and how much is still to fold. Floor 2.
 
 use entity::{aggregates, events, read_models};
-use sea_orm::sea_query::{Cond, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement};
+use sea_orm::sea_query::{Cond, Expr, ExprTrait, Func, Order, Query, SelectStatement, SimpleExpr};
 
 use super::{Store, StoreError, rows};
 use crate::domain::{AggregateId, AggregateType, Partition, Position, Timestamp, Version};
@@ -82,24 +82,27 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<RebuildTarget>, StoreError> {
         use aggregates::{Column, Entity};
-        let of_aggregate = Cond::all()
-            .add(
+        // A look-up for each row of the page: a join would be planned by statistics, which may not be there.
+        let of_aggregate = Query::select()
+            .column((read_models::Entity, read_models::Column::ChangePosition))
+            .from(read_models::Entity)
+            .and_where(
                 Expr::col((read_models::Entity, read_models::Column::PartitionNo))
                     .equals((Entity, Column::PartitionNo)),
             )
-            .add(
+            .and_where(
                 Expr::col((read_models::Entity, read_models::Column::AggregateId))
                     .equals((Entity, Column::Id)),
-            );
+            )
+            .to_owned();
         let mut select = Query::select()
             .columns([
                 (Entity, Column::Id),
                 (Entity, Column::AggregateType),
                 (Entity, Column::CurrentVersion),
             ])
-            .column((read_models::Entity, read_models::Column::ChangePosition))
+            .expr(SimpleExpr::from(of_aggregate))
             .from(Entity)
-            .join(JoinType::LeftJoin, read_models::Entity, of_aggregate)
             .and_where(Expr::col((Entity, Column::PartitionNo)).eq(partition.number()))
             .order_by((Entity, Column::Id), Order::Asc)
             .limit(limit)

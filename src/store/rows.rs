@@ -30,29 +30,13 @@ pub(super) fn bounded(
     position: &'static str,
     max_chars: usize,
 ) -> SelectStatement {
-    bounded_in(rows, columns, json, (position, Order::Asc), max_chars)
-}
-
-/// The same in an order of several columns: all as SQL spells them, and the direction of the last of them.
-pub(super) fn bounded_in(
-    rows: SelectStatement,
-    columns: &'static [&'static str],
-    json: &str,
-    (order, direction): (&'static str, Order),
-    max_chars: usize,
-) -> SelectStatement {
     let chars = json
         .split(',')
         .map(|column| format!("LENGTH({column})"))
         .collect::<Vec<_>>()
         .join(" + ");
-    let descending = match direction {
-        Order::Desc => " DESC",
-        _ => "",
-    };
-    let before = format!(
-        "SUM({chars}) OVER (ORDER BY {order}{descending} ROWS UNBOUNDED PRECEDING) - ({chars})"
-    );
+    let before =
+        format!("SUM({chars}) OVER (ORDER BY {position} ROWS UNBOUNDED PRECEDING) - ({chars})");
     let summed = Query::select()
         .columns(columns.iter().copied())
         .expr_as(Expr::cust(before), "chars_before")
@@ -63,7 +47,7 @@ pub(super) fn bounded_in(
         .columns(columns.iter().copied())
         .from_subquery(summed, "summed")
         .and_where(Expr::col("chars_before").lt(max_chars))
-        .order_by_expr(Expr::cust(order), direction)
+        .order_by(position, Order::Asc)
         .to_owned()
 }
 
@@ -332,7 +316,12 @@ pub(super) struct Row<'a> {
 
 impl<'a> Row<'a> {
     pub(super) fn of(row: &'a QueryResult) -> Self {
-        Self { row, column: 0 }
+        Self::at(row, 0)
+    }
+
+    /// The same from a column on.
+    pub(super) fn at(row: &'a QueryResult, column: usize) -> Self {
+        Self { row, column }
     }
 
     /// The next column's value.

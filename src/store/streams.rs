@@ -9,9 +9,11 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func, Order, Query, SelectStatement},
 };
 
-use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows, rows::Row};
+use super::{Store, StoreError, bounded::Bounded, events::KEYS_A_STATEMENT, rows, rows::Row};
 use crate::domain::{
-    CheckpointStep, Entry, EventId, NewEntry, Partition, Position, Stream, StreamName,
+    CheckpointStep, Entry, EventId, NewEntry,
+    Order::OldestFirst,
+    Partition, Position, Stream, StreamName,
     append::{AppendedEntry, Outcome},
 };
 
@@ -217,18 +219,28 @@ impl Store {
             .transpose()
     }
 
-    /// Reads ranges of several streams in one statement; the entries come in no order.
+    /// Reads ranges of several streams in one statement; the entries come in no order. None where they are larger than
+    /// `max_bytes`.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn entries_in_ranges(&self, ranges: &[EntryRange]) -> Result<Vec<Entry>, StoreError> {
+    pub async fn entries_in_ranges(
+        &self,
+        ranges: &[EntryRange],
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
         let chunks = ranges
             .chunks(KEYS_A_STATEMENT)
-            .map(|chunk| self.entries_in_chunk(chunk));
-        Ok(try_join_all(chunks).await?.into_iter().flatten().collect())
+            .map(|chunk| self.entries_in_chunk(chunk, max_bytes));
+        let chunks: Option<Vec<_>> = try_join_all(chunks).await?.into_iter().collect();
+        Ok(chunks.map(|chunks| chunks.into_iter().flatten().collect()))
     }
 
-    async fn entries_in_chunk(&self, ranges: &[EntryRange]) -> Result<Vec<Entry>, StoreError> {
+    async fn entries_in_chunk(
+        &self,
+        ranges: &[EntryRange],
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Entry>>, StoreError> {
         let keys: Vec<_> = ranges
             .iter()
             .map(|range| {
@@ -242,18 +254,24 @@ impl Store {
             })
             .collect();
         let (relation, values) = self.backend.name_ranges(&keys);
+        let list = Bounded {
+            table: "event_streams",
+            key: &["partition_no", "stream_name", "position"],
+            columns: rows::ENTRY_COLUMNS,
+            json: &["event_data"],
+            sorted: &["stream_name", "position"],
+            order: OldestFirst,
+            max_bytes,
+        };
+        let columns = self.backend.page_columns(&list);
         let sql = format!(
-            "WITH ranges (no, name, low, high) AS ({relation}) \
-             SELECT s.partition_no, s.entry_position, s.stream_name, s.position, s.event_id, s.event_type, \
-             CAST(s.event_data AS text), s.created_at \
-             FROM ranges r JOIN event_streams s \
-             ON s.partition_no = r.no AND s.stream_name = r.name AND s.position BETWEEN r.low AND r.high",
+            "WITH ranges (no, name, low, high) AS ({relation}) SELECT {columns} FROM ranges r JOIN event_streams \
+             ON event_streams.partition_no = r.no AND event_streams.stream_name = r.name \
+             AND event_streams.position BETWEEN r.low AND r.high",
         );
         let backend = self.backend.dialect();
-        let rows = self
-            .read(Statement::from_sql_and_values(backend, sql, values))
-            .await?;
-        rows.iter().map(rows::entry).collect()
+        let page = Statement::from_sql_and_values(backend, sql, values);
+        self.read_all_or_none(&list, page, rows::entry).await
     }
 }
 

@@ -193,9 +193,9 @@ impl ReadModelWatch {
             }
             if self.known.is_none_or(|known| known < newest.above) {
                 // Neither the window nor what was known before tells whether it has changed.
-                let found = self.tail.store.read_models_by_id(&[self.id]).await?;
+                let found = self.tail.store.read_model(self.id).await?;
                 self.known = Some(newest.head);
-                return Ok(found.into_values().next().map(Arc::new));
+                return Ok(found.map(Arc::new));
             }
             self.known = Some(newest.head);
             if self.heads.changed().await.is_err() {

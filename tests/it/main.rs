@@ -19,6 +19,7 @@ mod graphql;
 mod harness;
 mod http;
 mod plans;
+mod read_models;
 mod readme;
 mod rebuild_command;
 mod sdl;

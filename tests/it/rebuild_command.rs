@@ -2,7 +2,9 @@
 
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
+use sea_orm::sqlx::{self, AssertSqlSafe, Connection, SqliteConnection};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -13,15 +15,19 @@ use crate::support::postgres::Cluster;
 use crate::support::projected::StoredModels;
 use crate::support::server::TestServer;
 
-fn rebuild(database_url: &str, arguments: &[&str]) -> Output {
+fn command(database_url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDINGS_") {
             command.env_remove(name);
         }
     }
+    command.args(["rebuild", "--database-url", database_url]);
     command
-        .args(["rebuild", "--database-url", database_url])
+}
+
+fn rebuild(database_url: &str, arguments: &[&str]) -> Output {
+    command(database_url)
         .args(arguments)
         .output()
         .expect("the tidings binary starts")
@@ -143,4 +149,61 @@ async fn wrong_scopes_and_domains_are_refused() {
         assert!(!succeeded, "{arguments:?}: {out}");
         assert!(err.contains(problem), "{arguments:?}: {err}");
     }
+}
+
+/// The memory that `tidings rebuild` has taken at most, in KiB, until it has ended well.
+async fn peak_of_rebuild(database_url: &str) -> u64 {
+    let mut child = command(database_url).spawn().unwrap();
+    let mut peak_kib = 0;
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        if let Some(peak) = peak.and_then(|peak| peak.split_whitespace().next()) {
+            peak_kib = peak.parse().unwrap();
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return peak_kib;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregate_of_very_many_events_is_rebuilt_page_by_page() {
+    const EVENTS: i32 = 60_000;
+    let database = Arc::new(Database::make(Engine::Sqlite));
+    let mut server = TestServer::start(&database.url());
+    let client = Client::new(&server);
+    let id = Uuid::new_v4();
+    let event = NewEvent::new(id, json!({ "first": true }));
+    Append::Event(event).send_until_acknowledged(&client).await;
+    server.kill9();
+    let few = peak_of_rebuild(&database.url()).await;
+
+    // 120 MB of events, past the server.
+    let sql = format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {EVENTS} - 1)
+         INSERT INTO events (partition_no, position, id, aggregate_id, aggregate_type, event_type, event_data, event_metadata, version, created_at)
+         SELECT partition_no, position + n, randomblob(16), aggregate_id, aggregate_type, event_type,
+                '{{\"no\":' || n || ',\"x\":\"' || hex(zeroblob(1000)) || '\"}}', '{{}}', version + n, created_at
+         FROM events CROSS JOIN n WHERE version = 1;
+         UPDATE aggregates SET current_version = {EVENTS};"
+    );
+    let mut connection = SqliteConnection::connect(&database.url()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    let many = peak_of_rebuild(&database.url()).await;
+    println!("{few} KiB for one event, {many} KiB for {EVENTS}");
+    assert!(
+        many < few + (48 << 10),
+        "{few} KiB for one event, {many} KiB for {EVENTS}"
+    );
+    let stored = StoredModels::read(&database.url()).await;
+    assert_eq!(stored.models[&id].version, EVENTS);
+    assert_eq!(stored.models[&id].data["no"], EVENTS - 1);
+    assert_eq!(stored.models[&id].data["first"], true);
 }

@@ -13,7 +13,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite};
+use super::{LeaseGrant, OpenError, StoreError, bounded::Bounded, read_models::ExternalWrite};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
@@ -68,6 +68,13 @@ pub(super) trait Backend: Send + Sync {
 
     /// The SQL for how many bytes a column of a row takes as it is stored; the column is not read for it.
     fn stored_bytes(&self, column: &str) -> String;
+
+    /// What a page selects that [`Backend::bounded`] is to bound, of the table by its name.
+    fn page_columns(&self, list: &Bounded) -> String;
+
+    /// The SQL for the rows of a page, in order, up to the one that reaches the bound: their columns, and behind these how many
+    /// rows the page has.
+    fn bounded(&self, list: &Bounded, page: &str) -> String;
 
     /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);
@@ -215,11 +222,12 @@ pub trait Doorbell: Send + Sync {
 /// Connects to the database that the configuration names. With `make` a SQLite file that is not there is made.
 pub(super) async fn open(
     config: &config::Database,
+    lease: Duration,
     make: bool,
 ) -> Result<Arc<dyn Backend>, OpenError> {
     match config.url.kind() {
         DatabaseKind::Sqlite => Ok(Arc::new(sqlite::Sqlite::open(config, make).await?)),
-        DatabaseKind::Postgres => Ok(Arc::new(postgres::Postgres::open(config).await?)),
+        DatabaseKind::Postgres => Ok(Arc::new(postgres::Postgres::open(config, lease).await?)),
     }
 }
 

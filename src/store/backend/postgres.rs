@@ -1,6 +1,7 @@
 //! PostgreSQL: pools, locks, errors, and appending by one call of one function. Floor 2.
 
 mod append;
+mod bounded;
 mod doorbell;
 mod leases;
 mod projection;
@@ -36,7 +37,9 @@ use crate::{
         Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite, rows},
+    store::{
+        LeaseGrant, OpenError, StoreError, bounded::Bounded, read_models::ExternalWrite, rows,
+    },
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -48,19 +51,31 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one that writes may take, beside waiting for its locks.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 const OLDEST_VERSION: i32 = 150_000;
+/// How much longer than the database itself this server waits for the end of a statement. Then nobody is there to answer.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a session may do nothing in a transaction at most, and which part of the lease.
+const MAX_IDLE_IN_TRANSACTION: Duration = Duration::from_secs(4);
+const IDLE_IN_TRANSACTION_OF_LEASE: f64 = 0.8;
+/// Renewing leases must not wait for what writes.
+const LEASE_CONNECTIONS: u32 = 2;
 /// Each of 16 partitions writes to two logs at a time, and some appends go over several partitions.
 const MAX_WRITERS: u32 = 40;
 
 pub(super) struct Postgres {
     readers: Arc<Kept<sqlx::Postgres>>,
     writers: Kept<sqlx::Postgres>,
+    /// For leases alone.
+    leases: Kept<sqlx::Postgres>,
     lock_timeout: Duration,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
 }
 
 impl Postgres {
-    pub(super) async fn open(config: &config::Database) -> Result<Self, OpenError> {
+    pub(super) async fn open(
+        config: &config::Database,
+        lease: Duration,
+    ) -> Result<Self, OpenError> {
         let failed = |error| OpenError::Database {
             database: config.url.to_string(),
             source: classify(error),
@@ -78,7 +93,7 @@ impl Postgres {
             source: not_acquired(error),
         })?;
         drop(probe.close().await);
-        let pool = Database::connect(options(config, config.max_connections))
+        let pool = Database::connect(options(config, lease, READ_TIMEOUT, config.max_connections))
             .await
             .map_err(failed)?;
         let version = server_version(&pool).await.map_err(failed)?;
@@ -87,11 +102,11 @@ impl Postgres {
                 actual: format!("{}.{}", version / 10_000, version % 10_000),
             });
         }
-        let migrator = Database::connect(options(config, 1))
+        let migrator = Database::connect(options(config, lease, Duration::ZERO, 1))
             .await
             .map_err(failed)?;
-        let lazy = async |most| {
-            let mut options = options(config, most);
+        let lazy = async |statement_timeout, most| {
+            let mut options = options(config, lease, statement_timeout, most);
             options.min_connections(0).connect_lazy(true);
             Database::connect(options).await.map_err(failed)
         };
@@ -99,26 +114,39 @@ impl Postgres {
             let pool = pool.get_postgres_connection_pool().clone();
             Kept::new(pool, most, config.acquire_timeout)
         };
-        let writers = kept(&lazy(MAX_WRITERS).await?, MAX_WRITERS);
+        let write_timeout = config.lock_timeout + WRITE_TIMEOUT;
+        let writers = kept(&lazy(write_timeout, MAX_WRITERS).await?, MAX_WRITERS);
+        let leases = lazy(write_timeout, LEASE_CONNECTIONS).await?;
+        let leases = kept(&leases, LEASE_CONNECTIONS);
         let readers = Arc::new(kept(&pool, config.max_connections));
-        let listener = lazy(1).await?;
+        let listener = lazy(Duration::ZERO, 1).await?;
         let doorbell = Arc::new(doorbell::PostgresDoorbell::new(readers.clone(), listener));
         Ok(Self {
             readers,
             writers,
+            leases,
             lock_timeout: config.lock_timeout,
             migrator,
             doorbell,
         })
     }
 
-    /// Runs what writes. A connection whose work failed is looked after by the driver's pool, which rolls back at once.
+    /// Runs what writes.
     async fn write<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut taken = self.writers.take().await.map_err(not_acquired)?;
-        let limit = self.lock_timeout + WRITE_TIMEOUT;
+        self.write_by(&self.writers, work).await
+    }
+
+    /// Runs what writes. A connection whose work failed is looked after by the driver's pool, which rolls back at once.
+    async fn write_by<T>(
+        &self,
+        connections: &Kept<sqlx::Postgres>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut taken = connections.take().await.map_err(not_acquired)?;
+        let limit = self.lock_timeout + WRITE_TIMEOUT + GRACE;
         let Ok(outcome) = timeout(limit, work(taken.connection())).await else {
             taken.discard();
             return Err(silent());
@@ -130,8 +158,19 @@ impl Postgres {
     }
 }
 
-fn options(config: &config::Database, connections: u32) -> ConnectOptions {
-    let lock_timeout_ms = config.lock_timeout.as_millis();
+/// A `statement_timeout` of nothing is none.
+fn options(
+    config: &config::Database,
+    lease: Duration,
+    statement_timeout: Duration,
+    connections: u32,
+) -> ConnectOptions {
+    let idle_in_transaction = lease
+        .mul_f64(IDLE_IN_TRANSACTION_OF_LEASE)
+        .min(MAX_IDLE_IN_TRANSACTION);
+    let lock_timeout = milliseconds(config.lock_timeout);
+    let idle_in_transaction = milliseconds(idle_in_transaction);
+    let statement_timeout = milliseconds(statement_timeout);
     let mut options = ConnectOptions::new(config.url.as_str());
     options
         .max_connections(connections)
@@ -145,8 +184,12 @@ fn options(config: &config::Database, connections: u32) -> ConnectOptions {
         // Sessions that hold locks must not hold up others for ever when this server freezes or its network dies.
         .map_sqlx_postgres_opts(move |options| {
             options.options([
-                ("lock_timeout", format!("{lock_timeout_ms}ms")),
-                ("idle_in_transaction_session_timeout", "4s".to_owned()),
+                ("lock_timeout", lock_timeout.clone()),
+                (
+                    "idle_in_transaction_session_timeout",
+                    idle_in_transaction.clone(),
+                ),
+                ("statement_timeout", statement_timeout.clone()),
                 ("tcp_keepalives_idle", "5".to_owned()),
                 ("tcp_keepalives_interval", "2".to_owned()),
                 ("tcp_keepalives_count", "3".to_owned()),
@@ -157,6 +200,10 @@ fn options(config: &config::Database, connections: u32) -> ConnectOptions {
             ])
         });
     options
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 async fn server_version(pool: &DatabaseConnection) -> Result<i32, DbErr> {
@@ -233,7 +280,8 @@ impl Backend for Postgres {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
         let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
-        let Ok(rows) = timeout(READ_TIMEOUT, query.fetch_all(taken.connection())).await else {
+        let Ok(rows) = timeout(READ_TIMEOUT + GRACE, query.fetch_all(taken.connection())).await
+        else {
             taken.discard();
             return Err(silent());
         };
@@ -283,6 +331,7 @@ impl Backend for Postgres {
 
     async fn close(&self) {
         self.writers.close().await;
+        self.leases.close().await;
         self.readers.close().await;
     }
 
@@ -310,6 +359,14 @@ impl Backend for Postgres {
 
     fn stored_bytes(&self, column: &str) -> String {
         format!("pg_column_size({column})")
+    }
+
+    fn page_columns(&self, list: &Bounded) -> String {
+        bounded::page_columns(list)
+    }
+
+    fn bounded(&self, list: &Bounded, page: &str) -> String {
+        bounded::bounded(self, list, page)
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
@@ -500,8 +557,10 @@ impl Backend for Postgres {
         duration: Duration,
         _now: Timestamp,
     ) -> Result<LeaseGrant, StoreError> {
-        self.write(async |connection| leases::acquire(connection, name, owner, duration).await)
-            .await
+        self.write_by(&self.leases, async |connection| {
+            leases::acquire(connection, name, owner, duration).await
+        })
+        .await
     }
 
     async fn renew_lease(
@@ -510,13 +569,17 @@ impl Backend for Postgres {
         token: FencingToken,
         duration: Duration,
     ) -> Result<bool, StoreError> {
-        self.write(async |connection| leases::renew(connection, name, token, duration).await)
-            .await
+        self.write_by(&self.leases, async |connection| {
+            leases::renew(connection, name, token, duration).await
+        })
+        .await
     }
 
     async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError> {
-        self.write(async |connection| leases::release(connection, name, token).await)
-            .await
+        self.write_by(&self.leases, async |connection| {
+            leases::release(connection, name, token).await
+        })
+        .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

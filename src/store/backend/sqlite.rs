@@ -1,6 +1,7 @@
 //! SQLite: one writer connection, a pool of readers beside it, and a lock against a second server. Floor 2.
 
 mod append;
+mod bounded;
 mod leases;
 mod projection;
 
@@ -36,7 +37,7 @@ use crate::{
         Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite},
+    store::{LeaseGrant, OpenError, StoreError, bounded::Bounded, read_models::ExternalWrite},
 };
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
@@ -330,6 +331,14 @@ impl Backend for Sqlite {
 
     fn stored_bytes(&self, column: &str) -> String {
         format!("octet_length({column})")
+    }
+
+    fn page_columns(&self, list: &Bounded) -> String {
+        bounded::page_columns(self, list)
+    }
+
+    fn bounded(&self, list: &Bounded, page: &str) -> String {
+        bounded::bounded(list, page)
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {

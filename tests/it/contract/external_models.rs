@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Contract, event, with};
+use crate::support::counting::{self, TYPE};
 
 cases!(
     append_and_then_update_ends_with_the_clients_data_where_the_projector_was_faster,
@@ -15,6 +16,8 @@ cases!(
     a_read_model_of_another_type_is_refused,
     wrong_input_of_an_update_is_refused,
     an_update_at_the_version_of_a_deletion_brings_it_back,
+    a_deletion_ends_a_read_model_from_outside_whichever_of_them_was_first,
+    a_deletion_ends_a_read_model_from_outside_by_the_rules_of_a_decider,
 );
 
 fn model(aggregate: Uuid, version: i64, data: Value) -> Value {
@@ -212,5 +215,89 @@ async fn an_update_at_the_version_of_a_deletion_brings_it_back(contract: Contrac
     assert_eq!(
         payload["readModel"]["createdAt"],
         payload["readModel"]["updatedAt"]
+    );
+}
+
+/// A client writes what was true before the deletion: before the projector has come to that, or after it.
+async fn a_deletion_ends_a_read_model_from_outside_whichever_of_them_was_first(contract: Contract) {
+    let deleted = |id| with(event(id), json!({ "type": "user_deleted", "data": {} }));
+    let (before, after) = (contract.aggregate_in(0), contract.aggregate_in(1));
+    let (created_again, at_deletion) = (contract.aggregate_in(2), contract.aggregate_in(3));
+    let contract = contract
+        .restarted(None, |config| config.background.enabled = false)
+        .await;
+    for id in [before, after, created_again, at_deletion] {
+        contract.append(event(id)).await;
+        let updated = json!({ "type": "user_updated", "data": { "name": "Eve" } });
+        contract.append(with(event(id), updated)).await;
+        contract.append(deleted(id)).await;
+    }
+    contract.append(event(created_again)).await;
+    for (id, version) in [(before, 1), (created_again, 1), (at_deletion, 3)] {
+        let payload = contract
+            .update_model(model(id, version, json!({ "mine": 1 })))
+            .await;
+        assert_eq!(payload["updated"], true, "nothing is folded yet");
+    }
+    let contract = contract.restarted(None, |_| {}).await;
+    contract.projected().await;
+    let failure = contract
+        .update_is_refused(model(after, 1, json!({ "mine": 1 })))
+        .await;
+    assert_eq!(failure.code(), "NOT_FOUND", "{failure:?}");
+    for id in [before, after] {
+        assert_eq!(contract.present_model(id).await, Value::Null);
+        assert_eq!(contract.read_model(id, 3).await, Value::Null);
+    }
+    let model = contract.read_model(created_again, 4).await;
+    assert_eq!(model["data"], json!({ "name": "Ada" }));
+    assert_eq!(model["source"], "PROJECTED");
+    // This one is as new as the deletion, and stays.
+    assert_eq!(
+        contract.present_model(at_deletion).await["source"],
+        "EXTERNAL"
+    );
+
+    // What is rebuilt is the same.
+    contract.rebuild(json!({ "aggregateId": before })).await;
+    assert_eq!(contract.present_model(before).await, Value::Null);
+    assert_eq!(contract.all_models().await.len(), 2);
+    // The client may write again, and another deletion ends that too, after events that are passed by.
+    let written = self::model(at_deletion, 3, json!({ "mine": [2] }));
+    assert_eq!(contract.update_model(written).await["updated"], false);
+    contract.append(event(at_deletion)).await;
+    contract.append(deleted(at_deletion)).await;
+    contract.projected().await;
+    assert_eq!(contract.present_model(at_deletion).await, Value::Null);
+}
+
+async fn a_deletion_ends_a_read_model_from_outside_by_the_rules_of_a_decider(contract: Contract) {
+    let contract = contract.restarted(Some(counting::domain()), |_| {}).await;
+    let id = Uuid::new_v4();
+    let counted = |kind: &str| {
+        with(
+            event(id),
+            json!({ "aggregateType": TYPE, "type": kind, "data": {} }),
+        )
+    };
+    contract.append(counted("counted")).await;
+    let input = with(
+        model(id, 1, json!({ "mine": 1 })),
+        json!({ "aggregateType": TYPE }),
+    );
+    let written = contract.update_model(input).await["readModel"].take();
+    // Neither a fault nor any other event touches what a client has written.
+    for kind in ["counted", "broken", "panicked"] {
+        contract.append(counted(kind)).await;
+    }
+    contract.projected().await;
+    assert_eq!(contract.present_model(id).await, written);
+    contract.append(counted("removed")).await;
+    assert_eq!(contract.read_model(id, 5).await, Value::Null);
+    contract.append(counted("counted")).await;
+    let model = contract.read_model(id, 6).await;
+    assert_eq!(
+        (&model["data"]["count"], &model["source"]),
+        (&json!(1), &json!("PROJECTED"))
     );
 }

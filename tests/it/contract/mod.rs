@@ -42,6 +42,7 @@ mod events;
 mod execute_command;
 mod external_models;
 mod json;
+mod large_lists;
 mod projection;
 mod read_model_changes;
 mod read_models;

@@ -1,11 +1,15 @@
 //! The projector: what it does with events that cannot be folded, how far it is, and what is published.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
+use tidings::domain::{Decider, Domain, declared::parse};
 use uuid::Uuid;
 
-use super::{Contract, event, list, pick, with};
+use super::{Contract, create_user, event, list, pick, update_user, with};
 use crate::support::{
     counting::{self, STREAM, TYPE},
     projected::{StoredModels, assert_published},
@@ -22,6 +26,9 @@ cases!(
     the_lag_is_told_and_made_up_for,
     events_before_the_first_start_of_the_projector_are_folded,
     events_are_published_once_in_their_order,
+    what_commands_cause_is_published_and_followed_from_history_and_live,
+    events_are_published_from_the_time_on_when_the_domain_says_so,
+    many_that_write_beside_the_projector_do_not_keep_it_from_its_work,
     an_aggregate_that_comes_and_goes_is_folded_once,
 );
 
@@ -322,4 +329,119 @@ async fn an_aggregate_that_comes_and_goes_is_folded_once(contract: Contract) {
         }
     }
     assert_folded(&contract).await;
+}
+
+async fn what_commands_cause_is_published_and_followed_from_history_and_live(contract: Contract) {
+    let id = Uuid::new_v4();
+    let commands = [
+        create_user(id, "ada"),
+        update_user(id, json!({ "email": "ada@example.org" })),
+        json!({ "aggregateId": id, "type": "delete_user", "data": {} }),
+    ];
+    let query = "subscription { streamEntries(streamName: \"user_events\", after: 0) { position eventId type data event { id version } } }";
+    let mut live = contract.client.subscribe(query, json!({})).await;
+    let mut events = Vec::new();
+    let mut followed = Vec::new();
+    for command in commands {
+        let executed = contract.execute(command).await;
+        events.extend(list(executed["events"].clone()));
+        followed.extend(live.take("streamEntries", 1).await);
+    }
+    let kinds = ["user_created", "user_updated", "user_deleted"];
+    assert_eq!(pick(&followed, "type"), kinds);
+    assert_eq!(pick(&followed, "position"), [1, 2, 3]);
+    assert_eq!(pick(&followed, "eventId"), pick(&events, "id"));
+    assert_eq!(pick(&followed, "data"), pick(&events, "data"));
+    for (entry, event) in followed.iter().zip(&events) {
+        assert_eq!(entry["event"]["id"], event["id"]);
+        assert_eq!(entry["event"]["version"], event["version"]);
+    }
+    let mut history = contract.client.subscribe(query, json!({})).await;
+    assert_eq!(history.take("streamEntries", 3).await, followed);
+    assert_eq!(contract.stream("user_events").await["lastPosition"], 3);
+}
+
+async fn events_are_published_from_the_time_on_when_the_domain_says_so(contract: Contract) {
+    let domain = |publish_to: &str| {
+        let text = format!(
+            "[aggregates.note]\n{publish_to}\n[aggregates.note.events.noted]\nstate = \"merge\"\n"
+        );
+        let declared = parse(&text).unwrap().into_iter();
+        let deciders = declared.map(|decider| Arc::new(decider) as Arc<dyn Decider>);
+        Some(Domain::new(deciders.collect()).unwrap())
+    };
+    let noted = |id: Uuid| {
+        with(
+            event(id),
+            json!({ "aggregateType": "note", "type": "noted", "data": {} }),
+        )
+    };
+    let contract = contract.restarted(domain(""), |_| {}).await;
+    let ids = contract.aggregates(4);
+    for id in &ids {
+        contract.append(noted(*id)).await;
+    }
+    StoredModels::read_settled(&contract.server.database.url()).await;
+    let contract = contract
+        .restarted(domain("publish_to = \"notes\""), |_| {})
+        .await;
+    let mut published = Vec::new();
+    for id in &ids {
+        published.push(contract.append(noted(*id)).await["event"]["id"].take());
+    }
+    StoredModels::read_settled(&contract.server.database.url()).await;
+    let contract = contract.restarted(domain(""), |_| {}).await;
+    contract.append(noted(ids[0])).await;
+    StoredModels::read_settled(&contract.server.database.url()).await;
+    let contract = contract
+        .restarted(domain("publish_to = \"notes\""), |_| {})
+        .await;
+    published.push(contract.append(noted(ids[0])).await["event"]["id"].take());
+    StoredModels::read_settled(&contract.server.database.url()).await;
+    let entries = list(contract.stream("notes").await["entries"].take());
+    let sorted = |mut ids: Vec<Value>| {
+        ids.sort_by_key(ToString::to_string);
+        ids
+    };
+    assert_eq!(sorted(pick(&entries, "eventId")), sorted(published));
+}
+
+/// Appends to a few aggregates and takes their read models over, again and again, all at the same time: each batch of the
+/// projector has some among it that somebody has just changed.
+async fn many_that_write_beside_the_projector_do_not_keep_it_from_its_work(contract: Contract) {
+    const CLIENTS: usize = 64;
+    const ROUNDS: usize = 6;
+    let contract = counting(contract).await;
+    let ids = contract.aggregates(32);
+    let update =
+        "mutation($input: UpdateReadModelInput!) { updateReadModel(input: $input) { updated } }";
+    let clients = (0..CLIENTS).map(|no| {
+        let (contract, ids) = (&contract, &ids);
+        async move {
+            for round in 0..ROUNDS {
+                let id = ids[(no * 7 + round) % ids.len()];
+                let appended = contract.append(counted(id, "counted")).await;
+                if no % 2 == 0 {
+                    let input = json!({
+                        "aggregateId": id, "aggregateType": TYPE, "version": appended["event"]["version"], "data": { "mine": no },
+                    });
+                    contract.ask(update, json!({ "input": input })).await;
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    contract.projected().await;
+    assert_eq!(contract.projection().await["lagEvents"], 0);
+    assert_eq!(contract.all_events().await.len(), CLIENTS * ROUNDS);
+    // What was lost beside all that would show now.
+    contract.rebuild(json!({})).await;
+    let (log, models) = StoredModels::read_settled(&contract.server.database.url()).await;
+    assert_eq!(models.models.len(), 32);
+    for (id, model) in &models.models {
+        let events = log.of_aggregate(*id);
+        assert_eq!(model.version as usize, events.len());
+        assert_eq!(model.data, counting::folded(events));
+    }
+    assert_published(&log);
 }
