@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use moka::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -49,14 +49,25 @@ impl Kept {
     }
 }
 
+/// For so many there is room from the beginning.
+const EXPECTED_STATES: usize = 1000;
 /// What an aggregate takes in memory beside its state, roughly.
 const BYTES_EACH: usize = 300;
+
+#[derive(Clone)]
+struct MemoryBytes;
+
+impl Weighter<AggregateId, Kept> for MemoryBytes {
+    fn weight(&self, _: &AggregateId, kept: &Kept) -> u64 {
+        u64::try_from(kept.memory_bytes()).unwrap_or(u64::MAX)
+    }
+}
 
 /// The states of a server.
 pub(super) struct States {
     domain: Arc<Domain>,
     loads: Arc<Loads>,
-    kept: Cache<AggregateId, Kept>,
+    kept: Cache<AggregateId, Kept, MemoryBytes>,
 }
 
 impl States {
@@ -64,10 +75,11 @@ impl States {
         Self {
             domain,
             loads: Loads::new(store),
-            kept: Cache::builder()
-                .max_capacity(u64::try_from(max_bytes).unwrap_or(u64::MAX))
-                .weigher(|_, kept: &Kept| u32::try_from(kept.memory_bytes()).unwrap_or(u32::MAX))
-                .build(),
+            kept: Cache::with_weighter(
+                EXPECTED_STATES,
+                u64::try_from(max_bytes).unwrap_or(u64::MAX),
+                MemoryBytes,
+            ),
         }
     }
 
@@ -85,7 +97,7 @@ impl States {
             }
             // Whoever reads it is told.
             Err(_) => {
-                self.kept.invalidate(&id);
+                self.kept.remove(&id);
                 None
             }
         }
@@ -123,7 +135,7 @@ impl States {
                 .map_err(|_| AppendError::overdue())?
                 .map_err(AppendError::while_reading)?;
             known = self.folded(known, &page.events).map_err(|fault| {
-                self.kept.invalidate(&id);
+                self.kept.remove(&id);
                 CommandError::Faulted {
                     reason: fault.to_string(),
                 }
@@ -146,7 +158,7 @@ impl States {
 
     /// Forgets what is known of an aggregate.
     pub(super) fn forget(&self, id: AggregateId) {
-        self.kept.invalidate(&id);
+        self.kept.remove(&id);
     }
 
     fn folded<'e>(

@@ -12,7 +12,7 @@ use async_graphql::{
         },
     },
 };
-use moka::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 
 use super::order::Shape;
 
@@ -28,6 +28,7 @@ const MAX_SELECTIONS: usize = 5_000;
 const MAX_KEPT_BYTES: usize = 16 << 10;
 /// How much text of documents is kept. Parsed ones take some ten times as much.
 const KEPT_BYTES: u64 = 1 << 20;
+const EXPECTED_DOCUMENTS: usize = 1000;
 
 /// A parsed document.
 pub(super) struct Document {
@@ -45,16 +46,23 @@ pub(super) struct Operation {
 
 /// The documents that were parsed lately.
 pub(super) struct Documents {
-    parsed: Cache<String, Arc<Document>>,
+    parsed: Cache<String, Arc<Document>, TextBytes>,
+}
+
+#[derive(Clone)]
+struct TextBytes;
+
+impl Weighter<String, Arc<Document>> for TextBytes {
+    fn weight(&self, text: &String, _: &Arc<Document>) -> u64 {
+        u64::try_from(text.len()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Documents {
     pub(super) fn new() -> Self {
-        let parsed = Cache::builder()
-            .max_capacity(KEPT_BYTES)
-            .weigher(|text: &String, _| u32::try_from(text.len()).unwrap_or(u32::MAX))
-            .build();
-        Self { parsed }
+        Self {
+            parsed: Cache::with_weighter(EXPECTED_DOCUMENTS, KEPT_BYTES, TextBytes),
+        }
     }
 
     /// The document of a text.

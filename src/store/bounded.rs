@@ -1,31 +1,12 @@
-//! Lists and look-ups whose JSON is bounded in bytes before it is read. Floor 2.
+//! Lists and look-ups that are bounded in bytes while they are read. Floor 2.
 
-use sea_orm::{
-    QueryResult, Statement,
-    sea_query::{Expr, SelectStatement},
-};
+use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 
-use super::{Store, StoreError, rows::Row};
+use super::{Store, StoreError};
 use crate::domain::Order;
 
 /// How large the rows of one page are, about: a list ends there, and says that there is more.
 pub(super) const PAGE_BYTES: usize = 16 << 20;
-
-/// Rows of one table, and how they are bounded. All names are as SQL spells them.
-#[derive(Clone, Copy)]
-pub(super) struct Bounded {
-    pub(super) table: &'static str,
-    /// What a row is found by.
-    pub(super) key: &'static [&'static str],
-    /// What is read of each row.
-    pub(super) columns: &'static [&'static str],
-    /// Those of them that are JSON.
-    pub(super) json: &'static [&'static str],
-    /// By what they are ordered.
-    pub(super) sorted: &'static [&'static str],
-    pub(super) order: Order,
-    pub(super) max_bytes: usize,
-}
 
 /// Rows in their order up to the one with which they reach the bound: at least one.
 pub(super) struct Part<T> {
@@ -34,85 +15,38 @@ pub(super) struct Part<T> {
     pub(super) is_cut: bool,
 }
 
-impl Bounded {
-    /// The order, of a relation with this prefix.
-    pub(super) fn order_of(&self, prefix: &str) -> String {
-        let direction = match self.order {
-            Order::OldestFirst => "",
-            Order::NewestFirst => " DESC",
-        };
-        let column = |column: &&str| format!("{prefix}{column}{direction}");
-        self.sorted
-            .iter()
-            .map(column)
-            .collect::<Vec<_>>()
-            .join(", ")
-    }
-
-    /// The sum of something over all columns of JSON.
-    pub(super) fn sum_of(&self, of: impl Fn(&str) -> String) -> String {
-        let of: Vec<String> = self.json.iter().map(|column| of(column)).collect();
-        of.join(" + ")
-    }
-
-    /// Columns as a list, each as `of` has it.
-    pub(super) fn list_of(&self, of: impl Fn(&str) -> String) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|column| of(column)).collect();
-        columns.join(", ")
-    }
-
-    /// In how many bytes the rows are to fit, for SQL.
-    pub(super) fn max_bytes(&self) -> i64 {
-        i64::try_from(self.max_bytes).unwrap_or(i64::MAX)
-    }
-
-    fn part<T>(
-        &self,
-        rows: &[QueryResult],
-        read: impl Fn(&QueryResult) -> Result<T, StoreError>,
-    ) -> Result<Part<T>, StoreError> {
-        let asked = match rows.first() {
-            Some(row) => Row::at(row, self.columns.len()).next::<i64>()?,
-            None => 0,
-        };
-        Ok(Part {
-            is_cut: usize::try_from(asked).is_ok_and(|asked| asked > rows.len()),
-            rows: rows.iter().map(read).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
 impl Store {
-    /// The statement for the rows that `page` finds, bounded. It selects nothing yet, and has its limit. Behind the columns comes
-    /// how many rows the page has.
-    pub(super) fn bounded(&self, list: &Bounded, mut page: SelectStatement) -> Statement {
-        page.expr(Expr::cust(self.backend.page_columns(list)));
-        let mut statement = self.backend.dialect().build(&page);
-        statement.sql = self.backend.bounded(list, &statement.sql);
-        statement
-    }
-
-    /// Reads the rows that `page` finds, bounded.
+    /// Reads rows in their order, up to the one with which they have `max_bytes`.
     pub(super) async fn read_part<T>(
         &self,
-        list: &Bounded,
-        page: SelectStatement,
+        page: &SelectStatement,
+        max_bytes: usize,
         read: impl Fn(&QueryResult) -> Result<T, StoreError>,
     ) -> Result<Part<T>, StoreError> {
-        let rows = self.read(self.bounded(list, page)).await?;
-        list.part(&rows, read)
+        let page = self.backend.dialect().build(page);
+        let rows = self.read_up_to(page, max_bytes).await?;
+        Ok(Part {
+            rows: rows.rows.iter().map(read).collect::<Result<_, _>>()?,
+            is_cut: rows.is_cut,
+        })
     }
 
-    /// Reads the rows that a statement finds, which selects [`super::backend::Backend::page_columns`]; none where not all fit.
+    /// Reads the rows of a statement; none where they have more than `max_bytes`.
     pub(super) async fn read_all_or_none<T>(
         &self,
-        list: &Bounded,
-        mut page: Statement,
+        statement: Statement,
+        max_bytes: usize,
         read: impl Fn(&QueryResult) -> Result<T, StoreError>,
     ) -> Result<Option<Vec<T>>, StoreError> {
-        page.sql = self.backend.bounded(list, &page.sql);
-        let part = list.part(&self.read(page).await?, read)?;
-        Ok((!part.is_cut).then_some(part.rows))
+        let rows = self.read_up_to(statement, max_bytes).await?;
+        if rows.is_cut {
+            return Ok(None);
+        }
+        rows.rows
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 }
 

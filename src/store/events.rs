@@ -6,15 +6,10 @@ use entity::events::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
     Statement, Value,
-    sea_query::{self, Expr, ExprTrait, Query, SelectStatement},
+    sea_query::{self, Expr, ExprTrait, Func, JoinType, Query, SelectStatement},
 };
 
-use super::{
-    Store, StoreError,
-    backend::Backend,
-    bounded::{Bounded, Part},
-    rows::{self, Row},
-};
+use super::{Store, StoreError, backend::Backend, bounded::Part, rows};
 use crate::domain::{
     AggregateId, AggregateType, Event, EventFilter, EventId, EventType, Order, Partition, Position,
     Version,
@@ -117,7 +112,7 @@ impl Store {
         if scan.above >= scan.up_to {
             return Ok(Vec::new());
         }
-        let mut select = self.scan(&mut select_events(), scan);
+        let mut select = self.scan(scan);
         if let Some(max_bytes) = scan.max_bytes {
             let json = "event_data,event_metadata";
             select = rows::bounded(select, rows::EVENT_COLUMNS, json, "position", max_bytes);
@@ -141,8 +136,7 @@ impl Store {
                 is_cut: false,
             });
         }
-        let page = self.scan(Query::select().from(Entity), scan);
-        self.read_part(&bounded_events(scan.order, max_bytes), page, rows::event)
+        self.read_part(&self.scan(scan), max_bytes, rows::event)
             .await
     }
 
@@ -152,35 +146,36 @@ impl Store {
         scan: &EventScan<'_>,
         max_bytes: usize,
     ) -> Result<(Position, Part<Event>), StoreError> {
-        let list = bounded_events(scan.order, max_bytes);
-        let mut statement = self.bounded(&list, self.scan(Query::select().from(Entity), scan));
-        let (page, partition) = (&statement.sql, scan.partition.number());
-        statement.sql = format!(
-            "SELECT log.head, page.* \
-             FROM (SELECT COALESCE(MAX(position), 0) AS head FROM events WHERE partition_no = {partition}) log \
-             LEFT JOIN ({page}) page ON 1 = 1",
-        );
-        let (mut head, mut asked) = (Position::START, 0);
-        let mut events = Vec::new();
-        for row in self.read(statement).await? {
-            let (position, event) = rows::head_and_event(&row)?;
-            head = position;
-            if let Some(event) = event {
-                asked = Row::at(&row, 1 + list.columns.len()).next::<i64>()?;
-                events.push(event);
-            }
-        }
-        let is_cut = usize::try_from(asked).is_ok_and(|asked| asked > events.len());
+        let newest = Func::max(Expr::col(Column::Position));
+        let head = Query::select()
+            .expr_as(Func::coalesce([newest.into(), Expr::val(0_i64)]), "head")
+            .from(Entity)
+            .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
+            .to_owned();
+        let always = Expr::cust("1 = 1");
+        let select = Query::select()
+            .column(("log", "head"))
+            .columns(rows::EVENT_COLUMNS.iter().map(|column| ("page", *column)))
+            .from_subquery(head, "log")
+            .join_subquery(JoinType::LeftJoin, self.scan(scan), "page", always)
+            .order_by(("page", "position"), sql_order(scan.order))
+            .to_owned();
+        let part = self
+            .read_part(&select, max_bytes, rows::head_and_event)
+            .await?;
+        let head = part.rows.first().map_or(Position::START, |(head, _)| *head);
+        let rows = part.rows.into_iter().filter_map(|(_, event)| event);
         Ok((
             head,
             Part {
-                rows: events,
-                is_cut,
+                rows: rows.collect(),
+                is_cut: part.is_cut,
             },
         ))
     }
 
-    fn scan(&self, select: &mut SelectStatement, scan: &EventScan<'_>) -> SelectStatement {
+    fn scan(&self, scan: &EventScan<'_>) -> SelectStatement {
+        let mut select = select_events();
         select
             .and_where(Expr::col(Column::PartitionNo).eq(scan.partition.number()))
             .limit(scan.limit);
@@ -198,8 +193,8 @@ impl Store {
             Column::Position
         };
         select.order_by(by, sql_order(scan.order));
-        where_filter(self.backend.as_ref(), select, scan.filter);
-        select.to_owned()
+        where_filter(self.backend.as_ref(), &mut select, scan.filter);
+        select
     }
 
     /// Reads ranges of several aggregates in one statement; the events come in no order. None where they are larger than
@@ -261,18 +256,16 @@ impl Store {
         max_bytes: usize,
     ) -> Result<Option<Vec<Event>>, StoreError> {
         let (relation, values) = self.relation(ranges);
-        let list = Bounded {
-            sorted: &["aggregate_id", "version"],
-            ..bounded_events(Order::OldestFirst, max_bytes)
-        };
-        let columns = self.backend.page_columns(&list);
         let sql = format!(
-            "WITH ranges (no, id, low, high) AS ({relation}) SELECT {columns} FROM ranges r JOIN events \
-             ON events.partition_no = r.no AND events.aggregate_id = r.id AND events.version BETWEEN r.low AND r.high",
+            "WITH ranges (no, id, low, high) AS ({relation}) \
+             SELECT e.partition_no, e.position, e.id, e.aggregate_id, e.aggregate_type, e.event_type, \
+             CAST(e.event_data AS text), CAST(e.event_metadata AS text), e.version, e.created_at \
+             FROM ranges r JOIN events e \
+             ON e.partition_no = r.no AND e.aggregate_id = r.id AND e.version BETWEEN r.low AND r.high",
         );
         let backend = self.backend.dialect();
         let page = Statement::from_sql_and_values(backend, sql, values);
-        self.read_all_or_none(&list, page, rows::event).await
+        self.read_all_or_none(page, max_bytes, rows::event).await
     }
 
     /// Ranges as a relation (partition, aggregate, first version, last version) and its values.
@@ -284,18 +277,6 @@ impl Store {
         };
         let keys: Vec<_> = ranges.iter().map(key).collect();
         self.backend.uuid_ranges(&keys)
-    }
-}
-
-fn bounded_events(order: Order, max_bytes: usize) -> Bounded {
-    Bounded {
-        table: "events",
-        key: &["partition_no", "position"],
-        columns: rows::EVENT_COLUMNS,
-        json: &["event_data", "event_metadata"],
-        sorted: &["position"],
-        order,
-        max_bytes,
     }
 }
 

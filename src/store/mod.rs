@@ -25,6 +25,7 @@ use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 
 use backend::Backend;
 pub use backend::Doorbell;
+use bounded::Part;
 pub use commands::{CommandFilter, CommandPlace};
 pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
@@ -85,7 +86,7 @@ impl Store {
     /// When it gives none within `time_out`.
     pub async fn ping(&self, time_out: Duration) -> Result<(), StoreError> {
         let sign = Statement::from_string(self.backend.dialect(), "SELECT 1");
-        match tokio::time::timeout(time_out, self.backend.read(sign)).await {
+        match tokio::time::timeout(time_out, self.backend.read(sign, usize::MAX)).await {
             Ok(answer) => answer.map(drop),
             Err(_) => Err(StoreError::Unreachable(sea_orm::DbErr::ConnectionAcquire(
                 sea_orm::ConnAcquireErr::Timeout,
@@ -104,10 +105,20 @@ impl Store {
     }
 
     async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+        let part = self.read_up_to(statement, usize::MAX).await?;
+        Ok(part.rows)
+    }
+
+    /// The same up to the row with which they have `max_bytes`: at least one.
+    async fn read_up_to(
+        &self,
+        statement: Statement,
+        max_bytes: usize,
+    ) -> Result<Part<QueryResult>, StoreError> {
         self.statements
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        match self.backend.read(statement.clone()).await {
-            Err(StoreError::ConnectionLost(_)) => self.backend.read(statement).await,
+        match self.backend.read(statement.clone(), max_bytes).await {
+            Err(StoreError::ConnectionLost(_)) => self.backend.read(statement, max_bytes).await,
             answer => answer,
         }
     }

@@ -11,7 +11,7 @@ use sea_orm::{
 
 use super::{
     Store, StoreError,
-    bounded::{Bounded, PAGE_BYTES, Part, merge},
+    bounded::{PAGE_BYTES, Part, merge},
     events::{KEYS_A_STATEMENT, sql_order},
     rows,
 };
@@ -23,17 +23,6 @@ use crate::domain::{
 
 /// The most read models that are looked through at a time for those that contain something, where the database cannot tell.
 const LOOKED_THROUGH_ROWS: u64 = 1000;
-
-/// How read models are bounded; in which order and by how much is for each list to say.
-const BOUNDED: Bounded = Bounded {
-    table: "read_models",
-    key: &["partition_no", "aggregate_id"],
-    columns: rows::READ_MODEL_COLUMNS,
-    json: &["model_data"],
-    sorted: &[],
-    order: Order::OldestFirst,
-    max_bytes: 0,
-};
 
 /// What came of a write from outside, as the database tells it.
 #[derive(Clone, Debug)]
@@ -81,20 +70,6 @@ pub struct ReadModelPage {
     pub has_next: bool,
 }
 
-impl ReadModelList {
-    fn bounded(self, max_bytes: usize) -> Bounded {
-        Bounded {
-            sorted: match self.by {
-                ReadModelTime::Created => &["created_at", "aggregate_id"],
-                ReadModelTime::Updated => &["updated_at", "aggregate_id"],
-            },
-            order: self.order,
-            max_bytes,
-            ..BOUNDED
-        }
-    }
-}
-
 impl Store {
     /// Finds the read model of an aggregate, or its tombstone.
     ///
@@ -119,12 +94,6 @@ impl Store {
         ids: &[AggregateId],
         max_bytes: usize,
     ) -> Result<Option<HashMap<AggregateId, ReadModel>>, StoreError> {
-        let list = Bounded {
-            sorted: &["aggregate_id"],
-            order: Order::OldestFirst,
-            max_bytes,
-            ..BOUNDED
-        };
         let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
             let mut partitions: Vec<i16> = chunk
                 .iter()
@@ -133,12 +102,10 @@ impl Store {
             partitions.sort_unstable();
             partitions.dedup();
             let ids = Expr::col(Column::AggregateId);
-            let page = Query::select()
-                .from(Entity)
-                .and_where(Expr::col(Column::PartitionNo).is_in(partitions))
-                .and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)))
-                .to_owned();
-            self.read_part(&list, page, rows::read_model).await
+            let mut page = select_models();
+            page.and_where(Expr::col(Column::PartitionNo).is_in(partitions))
+                .and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)));
+            self.read_part(&page, max_bytes, rows::read_model).await
         });
         let mut found = HashMap::with_capacity(ids.len());
         for part in try_join_all(chunks).await? {
@@ -250,9 +217,7 @@ impl Store {
             conditions.iter().for_each(|condition| {
                 select.and_where(condition.clone());
             });
-            let part = self
-                .read_part(&list.bounded(max_bytes), select, rows::read_model)
-                .await?;
+            let part = self.read_part(&select, max_bytes, rows::read_model).await?;
             if is_exact {
                 return Ok(part);
             }
@@ -290,9 +255,8 @@ impl Store {
     ) -> SelectStatement {
         let time = time_column(list.by);
         let order = sql_order(list.order);
-        let mut select = Query::select();
+        let mut select = select_models();
         select
-            .from(Entity)
             .and_where(Expr::col((Entity, Column::PartitionNo)).eq(partition.number()))
             .and_where(Expr::col((Entity, Column::DeletedAt)).is_null())
             .order_by((Entity, time), order.clone())

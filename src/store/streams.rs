@@ -9,11 +9,9 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func, Order, Query, SelectStatement},
 };
 
-use super::{Store, StoreError, bounded::Bounded, events::KEYS_A_STATEMENT, rows, rows::Row};
+use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows, rows::Row};
 use crate::domain::{
-    CheckpointStep, Entry, EventId, NewEntry,
-    Order::OldestFirst,
-    Partition, Position, Stream, StreamName,
+    CheckpointStep, Entry, EventId, NewEntry, Partition, Position, Stream, StreamName,
     append::{AppendedEntry, Outcome},
 };
 
@@ -254,24 +252,15 @@ impl Store {
             })
             .collect();
         let (relation, values) = self.backend.name_ranges(&keys);
-        let list = Bounded {
-            table: "event_streams",
-            key: &["partition_no", "stream_name", "position"],
-            columns: rows::ENTRY_COLUMNS,
-            json: &["event_data"],
-            sorted: &["stream_name", "position"],
-            order: OldestFirst,
-            max_bytes,
-        };
-        let columns = self.backend.page_columns(&list);
         let sql = format!(
-            "WITH ranges (no, name, low, high) AS ({relation}) SELECT {columns} FROM ranges r JOIN event_streams \
-             ON event_streams.partition_no = r.no AND event_streams.stream_name = r.name \
-             AND event_streams.position BETWEEN r.low AND r.high",
+            "WITH ranges (no, name, low, high) AS ({relation}) \
+             SELECT e.partition_no, e.entry_position, e.stream_name, e.position, e.event_id, e.event_type, \
+             CAST(e.event_data AS text), e.created_at FROM ranges r JOIN event_streams e \
+             ON e.partition_no = r.no AND e.stream_name = r.name AND e.position BETWEEN r.low AND r.high",
         );
         let backend = self.backend.dialect();
         let page = Statement::from_sql_and_values(backend, sql, values);
-        self.read_all_or_none(&list, page, rows::entry).await
+        self.read_all_or_none(page, max_bytes, rows::entry).await
     }
 }
 

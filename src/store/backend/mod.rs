@@ -2,6 +2,7 @@
 
 mod kept;
 mod postgres;
+mod reading;
 mod sqlite;
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{LeaseGrant, OpenError, StoreError, bounded::Bounded, read_models::ExternalWrite};
+use super::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
@@ -33,8 +34,13 @@ pub(super) trait Backend: Send + Sync {
     /// The dialect that statements are written in.
     fn dialect(&self) -> DbBackend;
 
-    /// Runs a statement that reads.
-    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError>;
+    /// Runs a statement that reads: its rows, up to the one with which they have `max_bytes`, at least one. Of those behind it
+    /// there is never more than one in memory.
+    async fn read(
+        &self,
+        statement: Statement,
+        max_bytes: usize,
+    ) -> Result<Part<QueryResult>, StoreError>;
 
     /// Runs one statement that writes.
     async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
@@ -68,13 +74,6 @@ pub(super) trait Backend: Send + Sync {
 
     /// The SQL for how many bytes a column of a row takes as it is stored; the column is not read for it.
     fn stored_bytes(&self, column: &str) -> String;
-
-    /// What a page selects that [`Backend::bounded`] is to bound, of the table by its name.
-    fn page_columns(&self, list: &Bounded) -> String;
-
-    /// The SQL for the rows of a page, in order, up to the one that reaches the bound: their columns, and behind these how many
-    /// rows the page has.
-    fn bounded(&self, list: &Bounded, page: &str) -> String;
 
     /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);

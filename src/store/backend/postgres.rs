@@ -1,7 +1,6 @@
 //! PostgreSQL: pools, locks, errors, and appending by one call of one function. Floor 2.
 
 mod append;
-mod bounded;
 mod doorbell;
 mod leases;
 mod projection;
@@ -17,8 +16,8 @@ use sea_orm::{
         extension::postgres::{PgExpr, PgFunc},
     },
     sqlx::{
-        self, AssertSqlSafe, Connection,
-        postgres::{PgConnectOptions, PgConnection},
+        self, AssertSqlSafe, Connection, Row as _,
+        postgres::{PgConnectOptions, PgConnection, PgRow},
     },
 };
 use sea_query_sqlx::SqlxValues;
@@ -28,6 +27,7 @@ use uuid::Uuid;
 use super::{
     Backend, Containing, Doorbell, Fault,
     kept::{Kept, is_answer},
+    reading::up_to,
 };
 use crate::{
     config,
@@ -37,9 +37,7 @@ use crate::{
         Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{
-        LeaseGrant, OpenError, StoreError, bounded::Bounded, read_models::ExternalWrite, rows,
-    },
+    store::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite, rows},
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -206,6 +204,18 @@ fn milliseconds(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
 
+/// What a row takes as it was sent.
+fn row_bytes(row: &PgRow) -> usize {
+    let value = |column| {
+        row.try_get_raw(column)
+            .ok()?
+            .as_bytes()
+            .ok()
+            .map(<[u8]>::len)
+    };
+    (0..row.len()).filter_map(value).sum()
+}
+
 async fn server_version(pool: &DatabaseConnection) -> Result<i32, DbErr> {
     let statement = Statement::from_string(
         DbBackend::Postgres,
@@ -276,20 +286,26 @@ impl Backend for Postgres {
         DbBackend::Postgres
     }
 
-    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+    async fn read(
+        &self,
+        statement: Statement,
+        max_bytes: usize,
+    ) -> Result<Part<QueryResult>, StoreError> {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
         let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
-        let Ok(rows) = timeout(READ_TIMEOUT + GRACE, query.fetch_all(taken.connection())).await
-        else {
+        let reading = up_to(query.fetch(taken.connection()), max_bytes, row_bytes);
+        let Ok(reading) = timeout(READ_TIMEOUT + GRACE, reading).await else {
             taken.discard();
             return Err(silent());
         };
-        if is_answer(&rows) {
-            taken.give_back();
+        match &reading {
+            // What is still on its way would be for whoever reads next.
+            Ok(reading) if !reading.is_done => taken.discard(),
+            reading if is_answer(reading) => taken.give_back(),
+            _ => {}
         }
-        let rows = rows.map_err(while_running)?;
-        Ok(rows.into_iter().map(QueryResult::from).collect())
+        reading.map(|reading| reading.part).map_err(while_running)
     }
 
     async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
@@ -359,14 +375,6 @@ impl Backend for Postgres {
 
     fn stored_bytes(&self, column: &str) -> String {
         format!("pg_column_size({column})")
-    }
-
-    fn page_columns(&self, list: &Bounded) -> String {
-        bounded::page_columns(list)
-    }
-
-    fn bounded(&self, list: &Bounded, page: &str) -> String {
-        bounded::bounded(self, list, page)
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {

@@ -1,7 +1,6 @@
 //! SQLite: one writer connection, a pool of readers beside it, and a lock against a second server. Floor 2.
 
 mod append;
-mod bounded;
 mod leases;
 mod projection;
 
@@ -18,8 +17,8 @@ use sea_orm::{
     Statement, Value, Values,
     sea_query::{Expr, ExprTrait, SimpleExpr},
     sqlx::{
-        self, AssertSqlSafe, Connection, SqliteConnection,
-        sqlite::{SqliteJournalMode, SqliteSynchronous},
+        self, AssertSqlSafe, Connection, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _,
+        sqlite::{SqliteJournalMode, SqliteRow, SqliteSynchronous},
     },
 };
 use sea_query_sqlx::SqlxValues;
@@ -28,6 +27,7 @@ use uuid::Uuid;
 use super::{
     Backend, Containing, Doorbell, Fault,
     kept::{Kept, Taken, is_answer},
+    reading::up_to,
 };
 use crate::{
     config,
@@ -37,7 +37,7 @@ use crate::{
         Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, bounded::Bounded, read_models::ExternalWrite},
+    store::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite},
 };
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
@@ -216,6 +216,16 @@ fn classify(error: DbErr) -> StoreError {
     }
 }
 
+/// What the texts of a row take.
+fn row_bytes(row: &SqliteRow) -> usize {
+    let text = |column| {
+        let value = row.try_get_raw(column).ok()?;
+        let is_text = value.type_info().name() == "TEXT";
+        is_text.then(|| row.try_get::<&str, _>(column).map_or(0, str::len))
+    };
+    (0..row.len()).filter_map(text).sum()
+}
+
 fn not_acquired(error: sqlx::Error) -> StoreError {
     StoreError::Unreachable(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
 }
@@ -267,16 +277,19 @@ impl Backend for Sqlite {
         DbBackend::Sqlite
     }
 
-    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, StoreError> {
+    async fn read(
+        &self,
+        statement: Statement,
+        max_bytes: usize,
+    ) -> Result<Part<QueryResult>, StoreError> {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
         let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
-        let rows = query.fetch_all(taken.connection()).await;
-        if is_answer(&rows) {
+        let reading = up_to(query.fetch(taken.connection()), max_bytes, row_bytes).await;
+        if is_answer(&reading) {
             taken.give_back();
         }
-        let rows = rows.map_err(while_running)?;
-        Ok(rows.into_iter().map(QueryResult::from).collect())
+        reading.map(|reading| reading.part).map_err(while_running)
     }
 
     async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
@@ -331,14 +344,6 @@ impl Backend for Sqlite {
 
     fn stored_bytes(&self, column: &str) -> String {
         format!("octet_length({column})")
-    }
-
-    fn page_columns(&self, list: &Bounded) -> String {
-        bounded::page_columns(self, list)
-    }
-
-    fn bounded(&self, list: &Bounded, page: &str) -> String {
-        bounded::bounded(list, page)
     }
 
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>) {
