@@ -7,6 +7,7 @@ mod backend;
 mod checkpoints;
 mod commands;
 mod domains;
+mod due_commands;
 mod error;
 mod events;
 mod heads;

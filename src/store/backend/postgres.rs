@@ -491,10 +491,13 @@ impl Backend for Postgres {
         name: &str,
         owner: Uuid,
         duration: Duration,
+        takes_over: bool,
         _now: Timestamp,
     ) -> Result<LeaseGrant, StoreError> {
-        self.write(async |connection| leases::acquire(connection, name, owner, duration).await)
-            .await
+        self.write(async |connection| {
+            leases::acquire(connection, name, owner, duration, takes_over).await
+        })
+        .await
     }
 
     async fn renew_lease(
