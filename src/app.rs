@@ -2,13 +2,14 @@
 
 mod domain_watch;
 mod runner;
+mod supervision;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{domain_watch::DomainWatch, runner::Runner};
+use self::{domain_watch::DomainWatch, runner::Runner, supervision::Supervision};
 use crate::{
     appender::Appender,
     commands::{Executor, Watch, Worker},
@@ -92,7 +93,7 @@ impl App {
     ) -> Result<Arc<Self>, StartError> {
         let domain = Arc::new(domain);
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
-        store.put_in_force(&domain).await?;
+        let brings_domain = store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let watch = Watch::new(store.clone());
         let on_commit = {
@@ -104,11 +105,15 @@ impl App {
                 tail.take_committed(committed);
             })
         };
-        let stopping = CancellationToken::new();
+        let background = Supervision {
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
         let domain_watch = DomainWatch::new(store.clone(), domain.clone());
         // On SQLite there is one server, and so one domain.
         if store.doorbell().is_some() {
-            tokio::spawn(domain_watch.clone().run(stopping.clone()));
+            let watch = domain_watch.clone();
+            background.start("domain-watch", move |stop| watch.clone().run(stop));
         }
         let appender = Arc::new(Appender::start(store.clone(), &config.limits, on_commit));
         let executor = Arc::new(Executor::new(
@@ -120,21 +125,25 @@ impl App {
             config,
         ));
         let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
-        let tasks = TaskTracker::new();
-        tasks.spawn(watch.clone().look(tail.clone(), stopping.clone()));
+        let (looked, tail_of_looks) = (watch.clone(), tail.clone());
+        background.start("command-watch", move |stop| {
+            looked.clone().look(tail_of_looks.clone(), stop)
+        });
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
-            let (poller, stop) = (worker.clone(), stopping.clone());
-            tasks.spawn(async move { poller.poll(stop).await });
+            let poller = worker.clone();
+            background.start("command-poll", move |stop| poller.clone().poll(stop));
             let runner = Runner {
                 store: store.clone(),
                 projections: projections.clone(),
                 worker,
                 owner: clock.new_id(),
                 lease: config.background.lease,
+                takes_over: brings_domain,
             };
-            runner.start(&tasks, &stopping);
+            runner.start(&background);
         }
+        let Supervision { tasks, stopping } = background;
         tasks.close();
         Ok(Arc::new(Self {
             store,

@@ -9,14 +9,15 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::supervision::Supervision;
 use crate::{
     commands::{Worker, run_worker},
     domain::{FencingToken, Partition},
     projections::{Ended, Projections, run_projector, run_publisher},
-    store::{LeaseGrant, Store},
+    store::{LeaseGrant, Store, StoreError},
 };
 
 /// How often it is looked at most whether a lease that another server has was given back.
@@ -36,6 +37,9 @@ pub(super) struct Runner {
     pub(super) owner: Uuid,
     /// How long a lease lasts.
     pub(super) lease: Duration,
+    /// Whether it takes each lease once from whoever has it: the server that brings another domain does, so that what is in
+    /// force is what works. Tokens keep the others from doing harm until they find out.
+    pub(super) takes_over: bool,
 }
 
 /// A lease that this server has.
@@ -47,10 +51,11 @@ struct Lease {
 }
 
 impl Runner {
-    /// Starts a task for each partition, which tries for its lease until `stopping` is cancelled.
-    pub(super) fn start(self, tasks: &TaskTracker, stopping: &CancellationToken) {
+    /// Starts a task for each partition, which tries for its lease until the server stops.
+    pub(super) fn start(self, background: &Supervision) {
         for partition in self.store.partitions().iter() {
-            tasks.spawn(self.clone().run(partition, stopping.clone()));
+            let runner = self.clone();
+            background.start("lease", move |stop| runner.clone().run(partition, stop));
         }
     }
 
@@ -75,9 +80,10 @@ impl Runner {
         running
     }
 
-    async fn run(self, partition: Partition, stopping: CancellationToken) {
+    async fn run(mut self, partition: Partition, stopping: CancellationToken) {
         let name = format!("partition-{partition}");
         while let Some(mut lease) = self.acquire(&name, &stopping).await {
+            self.takes_over = false;
             tracing::debug!(%partition, token = lease.token.0, "this server works on the partition");
             let stop = CancellationToken::new();
             let mut running = self.begin(partition, lease.token, &stop);
@@ -103,7 +109,7 @@ impl Runner {
             let asked = Instant::now();
             let granted = tokio::select! {
                 () = stopping.cancelled() => return None,
-                granted = self.store.acquire_lease(name, self.owner, self.lease) => granted,
+                granted = self.ask(name) => granted,
             };
             let pause = match granted {
                 Ok(LeaseGrant::Granted(token)) => {
@@ -125,6 +131,13 @@ impl Runner {
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    async fn ask(&self, name: &str) -> Result<LeaseGrant, StoreError> {
+        if self.takes_over {
+            return self.store.take_lease(name, self.owner, self.lease).await;
+        }
+        self.store.acquire_lease(name, self.owner, self.lease).await
     }
 
     /// Renews the lease until it is lost, something that runs under it has ended, or the server stops.

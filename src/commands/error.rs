@@ -25,6 +25,9 @@ pub enum CommandError {
         /// What is wrong with it.
         violations: Vec<SchemaViolation>,
     },
+    /// It is not to be processed yet, and was to be executed at once.
+    #[error("the command is not to be processed yet")]
+    NotBeforeAhead,
     /// The id stands for another command already.
     #[error("the id {id} stands for something else already")]
     IdReused {

@@ -132,6 +132,10 @@ impl Executor {
     /// When it is wrong, its id stands for something else, the domain is at fault, or the database cannot take it now.
     pub async fn execute(&self, command: NewCommand) -> Result<Executed, CommandError> {
         let (command, deadline) = (Arc::new(command), self.deadline());
+        let lies_ahead = |instant| instant > self.clock.now();
+        if command.not_before.is_some_and(lies_ahead) {
+            return self.known_or(CommandError::NotBeforeAhead, &command).await;
+        }
         let (kind, subject) = match self.check(&command) {
             Ok(checked) => checked,
             Err(refusal) => return self.known_or(refusal, &command).await,
@@ -166,21 +170,36 @@ impl Executor {
         let deadline = self.deadline();
         let command = self.stored(id).await?;
         let command = command.ok_or(CommandError::NotThere { id })?;
-        if command.status != CommandStatus::Pending {
+        if command.status != CommandStatus::Pending || self.leaves(&command).await? {
             return Ok(not_processed(command));
         }
         let _turn = self.turns.take(command.aggregate_id, deadline).await?;
         self.settle(command, deadline).await
     }
 
-    /// Processes a command that was found due.
+    /// Processes a command that was found due; none where it is left to another server.
     ///
     /// # Errors
     /// When the database cannot take it now.
-    pub(super) async fn process_due(&self, command: Command) -> Result<Processed, CommandError> {
+    pub(super) async fn process_due(
+        &self,
+        command: Command,
+    ) -> Result<Option<Processed>, CommandError> {
         let deadline = self.deadline();
         let _turn = self.turns.take(command.aggregate_id, deadline).await?;
-        self.settle(command, deadline).await
+        if self.leaves(&command).await? {
+            return Ok(None);
+        }
+        self.settle(command, deadline).await.map(Some)
+    }
+
+    /// Whether a pending command is left to the servers whose domain is in force: its type is not known here, and may be there.
+    async fn leaves(&self, command: &Command) -> Result<bool, CommandError> {
+        if self.domain.command(&command.command_type).is_some() {
+            return Ok(false);
+        }
+        let in_force = self.store.domain_in_force().await?;
+        Ok(in_force.is_some_and(|in_force| in_force.fingerprint != self.domain.fingerprint()))
     }
 
     fn deadline(&self) -> Instant {

@@ -3,9 +3,11 @@
 use std::{
     collections::HashMap,
     mem,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -29,9 +31,13 @@ pub(super) struct Page {
     pub(super) is_last: bool,
 }
 
+/// Reads events of aggregates, in the order of aggregate and version, until they have come to [`PAGE_BYTES`].
+type Read =
+    dyn Fn(Vec<EventRange>) -> BoxFuture<'static, Result<Vec<Event>, StoreError>> + Send + Sync;
+
 /// The reads of a server.
 pub(super) struct Loads {
-    store: Store,
+    events_to_fold: Box<Read>,
     waiting: Mutex<Waiting>,
 }
 
@@ -49,8 +55,16 @@ struct Asked {
 
 impl Loads {
     pub(super) fn new(store: &Store) -> Arc<Self> {
+        let store = store.clone();
+        Self::by(Box::new(move |ranges| {
+            let store = store.clone();
+            async move { store.events_to_fold(&ranges, PAGE_BYTES).await }.boxed()
+        }))
+    }
+
+    fn by(events_to_fold: Box<Read>) -> Arc<Self> {
         Arc::new(Self {
-            store: store.clone(),
+            events_to_fold,
             waiting: Mutex::default(),
         })
     }
@@ -90,7 +104,14 @@ impl Loads {
     /// Reads until nobody waits.
     async fn run(self: Arc<Self>) {
         while let Some(asked) = self.next() {
-            self.read(asked).await;
+            // Whoever asked is told by the loss of his answer; the others wait for somebody who goes on.
+            if AssertUnwindSafe(self.read(asked))
+                .catch_unwind()
+                .await
+                .is_err()
+            {
+                tracing::error!("a read of events has ended with a fault");
+            }
         }
     }
 
@@ -114,7 +135,7 @@ impl Loads {
             last: Version(asked.behind.0.saturating_add(VERSIONS)),
         };
         let ranges: Vec<EventRange> = asked.iter().map(range).collect();
-        match self.store.events_to_fold(&ranges, PAGE_BYTES).await {
+        match (self.events_to_fold)(ranges).await {
             Ok(events) => self.share_out(asked, events),
             Err(error) => {
                 let error = Arc::new(error);
@@ -157,5 +178,36 @@ impl Loads {
     // Nothing panics while it holds the lock.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_go_on_after_some_that_panicked() {
+        let panics = AtomicUsize::new(3 * AT_ONCE);
+        let loads = Loads::by(Box::new(move |_| {
+            let is_left = panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+            assert!(is_left.is_err(), "it stumbles");
+            async { Ok(Vec::new()) }.boxed()
+        }));
+        let id = AggregateId(Uuid::from_u128(1));
+        for _ in 0..3 * AT_ONCE {
+            assert!(loads.page(id, Version::NONE).await.is_err());
+        }
+        let page = tokio::time::timeout(
+            std::time::Duration::from_secs(10),
+            loads.page(id, Version::NONE),
+        );
+        let page = page.await.expect("somebody reads").expect("it works");
+        assert!(page.is_last && page.events.is_empty());
     }
 }

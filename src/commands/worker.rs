@@ -1,40 +1,45 @@
 //! The worker: processes the pending commands of a partition when they are due, in the order of their creation. Floor 4.
 //!
 //! Only the server that has the partition's lease runs it. Where two run it all the same, nothing is processed twice: a
-//! command is settled only while it is pending.
+//! command is settled only while it is pending, and a try is counted only once.
+
+mod agenda;
 
 use std::{
-    collections::HashMap,
     mem,
+    panic::resume_unwind,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
 use tokio::{
     sync::Notify,
-    time::{MissedTickBehavior, interval, sleep},
+    task::{JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::agenda::{Agenda, Group, rest};
 use super::{CommandError, Executor};
 use crate::{
-    domain::{AggregateId, Command, CommandStatus, Partition},
+    domain::{AggregateId, CommandStatus, Partition},
     store::{Store, StoreError},
     tail::Tail,
 };
 
 /// Commands that are read at a time.
-const BATCH: u64 = 256;
-/// Aggregates whose commands are processed at the same time.
-const AGGREGATES_AT_ONCE: usize = 64;
+const BATCH: usize = 256;
 /// The pause after a fault of the database.
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
+/// How long commands are let alone that only the domain in force knows, before it is looked whether that is still another one.
+const PAUSE_WHILE_SUPERSEDED: Duration = Duration::from_secs(10);
 /// How often due commands are looked for where other programs write too: they do not ring.
 const POLL_EVERY: Duration = Duration::from_millis(100);
+/// A look that takes long has pauses so many times as long.
+const POLL_PAUSES: u32 = 9;
 /// A timer that is set for longer is set again: clocks drift.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -46,24 +51,38 @@ pub struct Worker {
     /// The partitions that are worked on here, a bit for each.
     working: AtomicU32,
     begun: Notify,
+    /// One for each partition.
+    agendas: Vec<Mutex<Agenda>>,
+    has_left_commands: AtomicBool,
+}
+
+/// How the work on an aggregate has ended.
+struct Ended {
+    aggregate_id: AggregateId,
+    /// Whether it came to nothing, so that it is better let alone for a while: until then.
+    rests_until: Option<Instant>,
+    trouble: Option<CommandError>,
 }
 
 impl Worker {
     /// Makes the worker of a server.
     #[must_use]
     pub fn new(store: Store, executor: Arc<Executor>, tail: Arc<Tail>) -> Arc<Self> {
+        let agendas = store.partitions().iter();
         Arc::new(Self {
+            agendas: agendas.map(|_| Mutex::default()).collect(),
             store,
             executor,
             tail,
             working: AtomicU32::new(0),
             begun: Notify::new(),
+            has_left_commands: AtomicBool::new(false),
         })
     }
 
     /// Wakes the workers of partitions that have commands whose time has come, as long as any is worked on: for a database
     /// that other programs write to.
-    pub async fn poll(&self, stop: CancellationToken) {
+    pub async fn poll(self: Arc<Self>, stop: CancellationToken) {
         if self.store.doorbell().is_none() {
             return;
         }
@@ -78,7 +97,16 @@ impl Worker {
                 _ = ticks.tick(), if !is_idle => {}
             }
             let working = self.partitions();
-            let due = self.store.partitions_with_due_commands(&working).await;
+            let began = Instant::now();
+            let but: Vec<AggregateId> = working
+                .iter()
+                .flat_map(|partition| self.agenda(*partition).left_out())
+                .collect();
+            let due = self
+                .store
+                .partitions_with_due_commands(&working, &but)
+                .await;
+            ticks.reset_after(POLL_EVERY.max(began.elapsed() * POLL_PAUSES));
             let was_failing = mem::replace(&mut is_failing, due.is_err());
             match due {
                 Ok(due) => {
@@ -106,72 +134,121 @@ impl Worker {
             .collect()
     }
 
-    /// Processes what is due; whether there was anything.
-    async fn work(&self, partition: Partition) -> Result<bool, StoreError> {
-        let due = self.store.due_commands(partition, BATCH).await?;
-        if due.is_empty() {
-            return Ok(false);
-        }
-        let trouble = OnceLock::new();
-        stream::iter(by_aggregate(due))
-            .for_each_concurrent(AGGREGATES_AT_ONCE, |commands| {
-                self.process(commands, &trouble)
-            })
-            .await;
-        if let Some(error) = trouble.get() {
-            tracing::warn!(
-                error = error as &dyn std::error::Error,
-                "a pending command cannot be processed; trying again"
-            );
-            sleep(PAUSE_AFTER_FAULT).await;
-        }
-        Ok(true)
+    // Nothing panics while it holds the lock.
+    fn agenda(&self, partition: Partition) -> MutexGuard<'_, Agenda> {
+        self.agendas[partition.index()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Processes the commands of one aggregate, one after another. One that is put off holds back those behind it.
-    async fn process(&self, commands: Vec<Command>, trouble: &OnceLock<CommandError>) {
-        for command in commands {
+    /// Reads what is due into the agenda; how long it is until more will be.
+    async fn look(&self, partition: Partition) -> Result<Duration, StoreError> {
+        let but = self.agenda(partition).begin_look();
+        // First this: what has become due since is among what is read then.
+        let next = self.store.next_due_in(partition).await?;
+        let due = self
+            .store
+            .due_commands(partition, BATCH as u64, &but)
+            .await?;
+        let is_all = due.len() < BATCH;
+        self.agenda(partition).take(due, is_all);
+        Ok(next.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP)))
+    }
+
+    /// Processes commands of one aggregate, one after another. One that is put off holds back those behind it.
+    async fn process(self: Arc<Self>, group: Group) -> Ended {
+        let mut ended = Ended {
+            aggregate_id: group.aggregate_id,
+            rests_until: None,
+            trouble: None,
+        };
+        for command in group.commands {
+            let name = command.command_type.clone();
             match self.executor.process_due(command).await {
-                Ok(processed) if processed.executed.command.status == CommandStatus::Pending => {
-                    return;
+                Ok(Some(processed))
+                    if processed.executed.command.status == CommandStatus::Pending =>
+                {
+                    break;
                 }
-                Ok(_) => {}
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    if !self.has_left_commands.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            "pending commands of the type {name} are left alone: this server does not know it, and another \
+                             domain is in force"
+                        );
+                    }
+                    ended.rests_until = rest(PAUSE_WHILE_SUPERSEDED);
+                    break;
+                }
                 Err(error) => {
-                    // One of many that have the same cause.
-                    let _ = trouble.set(error);
-                    return;
+                    ended.rests_until = rest(PAUSE_AFTER_FAULT);
+                    ended.trouble = Some(error);
+                    break;
                 }
             }
         }
+        ended
     }
 
-    /// Works until there is nothing to do, and waits until there may be something again.
-    async fn work_and_wait(&self, partition: Partition) -> Result<(), StoreError> {
-        while self.work(partition).await? {}
-        let next = self.store.next_due_in(partition).await?;
-        // What has become due between the two looks is in neither of them.
-        if self.work(partition).await? {
-            return Ok(());
-        }
-        let time = next.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP));
-        tokio::select! {
-            () = self.tail.command_bell().pending(partition) => {}
-            () = sleep(time) => {}
-        }
-        Ok(())
+    /// Notes that the work on an aggregate has ended; whether it was as it should.
+    fn end(
+        &self,
+        partition: Partition,
+        ended: Result<Ended, JoinError>,
+    ) -> Result<(), CommandError> {
+        let ended = match ended {
+            Ok(ended) => ended,
+            // All that runs under the lease is started again then.
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            Err(_) => return Ok(()),
+        };
+        self.agenda(partition)
+            .end(ended.aggregate_id, ended.rests_until);
+        ended.trouble.map_or(Ok(()), Err)
     }
 
-    async fn run(&self, partition: Partition) {
-        let mut is_failing = false;
+    /// Keeps all places taken as long as there is something to do, and waits until there may be something again.
+    async fn run(self: &Arc<Self>, partition: Partition) {
+        *self.agenda(partition) = Agenda::default();
+        let mut running = JoinSet::new();
+        let (mut is_blind, mut is_failing) = (false, false);
+        let mut next_look = Instant::now();
         loop {
-            let worked = self.work_and_wait(partition).await;
-            if let Err(error) = &worked {
-                if !is_failing {
+            while let Some(group) = self.agenda(partition).begin_next() {
+                running.spawn(self.clone().process(group));
+            }
+            if self.agenda(partition).wants_look() {
+                let looked = self.look(partition).await;
+                let was_blind = mem::replace(&mut is_blind, looked.is_err());
+                if let (Err(error), false) = (&looked, was_blind) {
                     log(error);
                 }
-                sleep(PAUSE_AFTER_FAULT).await;
+                next_look = Instant::now() + looked.unwrap_or(PAUSE_AFTER_FAULT);
+                continue;
             }
-            is_failing = worked.is_err();
+            let wakes_at = self.agenda(partition).wakes_at(next_look);
+            tokio::select! {
+                () = self.tail.command_bell().pending(partition) => self.agenda(partition).open(),
+                () = sleep_until(wakes_at.unwrap_or(next_look)), if wakes_at.is_some() => {
+                    self.agenda(partition).wake(Instant::now());
+                }
+                Some(ended) = running.join_next() => {
+                    let mut next = Some(ended);
+                    // Many end with one commit: one look is for all of them.
+                    while let Some(ended) = next {
+                        let result = self.end(partition, ended);
+                        let was_failing = mem::replace(&mut is_failing, result.is_err());
+                        if let (Err(error), false) = (result, was_failing) {
+                            tracing::warn!(
+                                error = &error as &dyn std::error::Error,
+                                "a pending command cannot be processed; trying again"
+                            );
+                        }
+                        next = running.try_join_next();
+                    }
+                }
+            }
         }
     }
 }
@@ -204,20 +281,6 @@ impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.worker.working.fetch_and(!self.bit, Ordering::Relaxed);
     }
-}
-
-/// The commands of each aggregate in their order, the aggregates in the order of their first ones.
-fn by_aggregate(commands: Vec<Command>) -> Vec<Vec<Command>> {
-    let mut places: HashMap<AggregateId, usize> = HashMap::new();
-    let mut groups: Vec<Vec<Command>> = Vec::new();
-    for command in commands {
-        let place = *places.entry(command.aggregate_id).or_insert(groups.len());
-        if place == groups.len() {
-            groups.push(Vec::new());
-        }
-        groups[place].push(command);
-    }
-    groups
 }
 
 fn log(error: &StoreError) {

@@ -438,13 +438,6 @@ impl CommandMutation {
         require(ctx, Role::Write)?;
         let command = input.check(ctx)?;
         let app = ctx.data_unchecked::<Arc<App>>();
-        if command
-            .not_before
-            .is_some_and(|instant| instant > app.clock().now())
-        {
-            let message = "lies ahead, and executeCommand processes at once: leave it out, or use createCommand";
-            return Err(ApiError::bad_input("input.notBefore", message).into());
-        }
         let executed = app.executor().execute(command).await;
         let Executed { command, events } = executed.map_err(ApiError::from)?;
         Ok(ExecuteCommandPayload {

@@ -318,6 +318,10 @@ fn of_command(error: CommandError) -> Error {
             let message = format!("is not what {name} takes: {}", violations.join("; "));
             bad_user_input("input.data", &message)
         }
+        CommandError::NotBeforeAhead => bad_user_input(
+            "input.notBefore",
+            "lies ahead, and executeCommand processes at once: leave it out, or use createCommand",
+        ),
         CommandError::IdReused { .. } => coded(message, "ID_REUSED", |extensions| {
             extensions.set("field", "input.id");
         }),

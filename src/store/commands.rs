@@ -1,13 +1,12 @@
-//! The table `commands`. Commands are recorded and settled by appends; here they are found, and put off. Floor 2.
+//! The table `commands`. Commands are recorded and settled by appends; here they are found. Floor 2.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use entity::commands::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
     Statement, Value,
-    sea_query::{Cond, Expr, ExprTrait, Func, Query, SelectStatement, SimpleExpr, UnionType},
+    sea_query::{Cond, Expr, ExprTrait, Query, SelectStatement, SimpleExpr, UnionType},
 };
 
 use super::{
@@ -116,32 +115,28 @@ impl Store {
         after: Option<CommandPlace>,
         limit: u64,
     ) -> Result<Vec<Command>, StoreError> {
-        let statuses = filter.statuses.as_deref().unwrap_or(&CommandStatus::ALL);
-        let of_statuses = statuses.iter().map(|status| {
+        let sorted = |mut select: SelectStatement| {
+            select
+                .order_by(Column::CreatedAt, sql_order(order))
+                .order_by(Column::Id, sql_order(order))
+                .limit(limit)
+                .to_owned()
+        };
+        let ranges = ranges_of(filter).into_iter().map(|range| {
             let mut select = select_commands();
             select
                 .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-                .and_where(Expr::col(Column::Status).eq(status.as_str()))
-                .order_by(Column::CreatedAt, sql_order(order))
-                .order_by(Column::Id, sql_order(order))
-                .limit(limit);
-            if let Some(types) = &filter.types {
-                let names = types.iter().map(CommandType::as_str);
-                select.and_where(Expr::col(Column::CommandType).is_in(names));
-            }
+                .and_where(range);
             if let Some(after) = after {
                 select.and_where(behind(after, order));
             }
-            Query::select()
-                .columns(rows::COMMAND_COLUMNS.iter().copied())
-                .from_subquery(select, "page")
-                .to_owned()
+            select_from(sorted(select))
         });
-        let union = of_statuses.reduce(|mut all, one| all.union(UnionType::All, one).to_owned());
+        let union = ranges.reduce(|mut all, one| all.union(UnionType::All, one).to_owned());
         let Some(union) = union else {
             return Ok(Vec::new());
         };
-        let rows = self.select(&union).await?;
+        let rows = self.select(&sorted(select_from(union))).await?;
         rows.iter().map(rows::command).collect()
     }
 
@@ -215,144 +210,6 @@ impl Store {
         rows.iter().map(rows::command).collect()
     }
 
-    /// The pending commands of a partition that are due, in the order of their creation. One that was tried and waits for
-    /// its next try holds back the later ones of its aggregate.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn due_commands(
-        &self,
-        partition: Partition,
-        limit: u64,
-    ) -> Result<Vec<Command>, StoreError> {
-        let now = self.backend.now(self.clock.now());
-        let any_time = Expr::col((Entity, Column::NotBefore)).is_null();
-        let passed = Expr::col((Entity, Column::NotBefore)).lte(now.clone());
-        // Two parts, each of which is one range of the index.
-        let mut due = self.due(partition, any_time, &now, limit);
-        due.union(UnionType::All, self.due(partition, passed, &now, limit));
-        let rows = self.select(&due).await?;
-        let mut commands: Vec<Command> =
-            rows.iter().map(rows::command).collect::<Result<_, _>>()?;
-        commands.sort_unstable_by_key(place_of);
-        commands.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(commands)
-    }
-
-    fn due(
-        &self,
-        partition: Partition,
-        is_due: SimpleExpr,
-        now: &SimpleExpr,
-        limit: u64,
-    ) -> SelectStatement {
-        let held_back = Query::select()
-            .expr(Expr::val(1))
-            .from_as(Entity, "tried")
-            .and_where(Expr::col(("tried", Column::PartitionNo)).eq(partition.number()))
-            .and_where(
-                Expr::col(("tried", Column::AggregateId)).equals((Entity, Column::AggregateId)),
-            )
-            .and_where(Expr::cust(
-                "tried.status = 'PENDING' AND tried.attempts > 0",
-            ))
-            .and_where(Expr::col(("tried", Column::NotBefore)).gt(now.clone()))
-            .and_where(Expr::cust(
-                "(tried.created_at, tried.id) < (commands.created_at, commands.id)",
-            ))
-            .to_owned();
-        let mut select = select_commands();
-        select
-            .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-            .and_where(Expr::cust("commands.status = 'PENDING'"))
-            .and_where(is_due)
-            .and_where(Expr::exists(held_back).not())
-            .order_by(Column::CreatedAt, sql_order(Order::OldestFirst))
-            .order_by(Column::Id, sql_order(Order::OldestFirst))
-            .limit(limit);
-        Query::select()
-            .columns(rows::COMMAND_COLUMNS.iter().copied())
-            .from_subquery(select, "due")
-            .to_owned()
-    }
-
-    /// Which of these partitions have a pending command whose time has come.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn partitions_with_due_commands(
-        &self,
-        partitions: &[Partition],
-    ) -> Result<Vec<Partition>, StoreError> {
-        let now = self.backend.now(self.clock.now());
-        let due = |is_due: SimpleExpr| {
-            partitions.iter().map(move |partition| {
-                let one = Query::select()
-                    .column(Column::PartitionNo)
-                    .from(Entity)
-                    .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-                    .and_where(Expr::cust("status = 'PENDING'"))
-                    .and_where(is_due.clone())
-                    .limit(1)
-                    .to_owned();
-                Query::select()
-                    .column(Column::PartitionNo)
-                    .from_subquery(one, "due")
-                    .to_owned()
-            })
-        };
-        let any_time = due(Expr::col(Column::NotBefore).is_null());
-        let passed = due(Expr::col(Column::NotBefore).lte(now));
-        let union = any_time
-            .chain(passed)
-            .reduce(|mut all, one| all.union(UnionType::All, one).to_owned());
-        let Some(union) = union else {
-            return Ok(Vec::new());
-        };
-        let rows = self.select(&union).await?;
-        rows.iter().map(|row| Row::of(row).partition()).collect()
-    }
-
-    /// How long it is until the next pending command of a partition is due that is not due yet.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn next_due_in(&self, partition: Partition) -> Result<Option<Duration>, StoreError> {
-        let now = self.backend.now(self.clock.now());
-        let select = Query::select()
-            .expr(Func::min(Expr::col(Column::NotBefore)))
-            .expr(now.clone())
-            .from(Entity)
-            .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-            .and_where(Expr::cust("status = 'PENDING'"))
-            .and_where(Expr::col(Column::NotBefore).gt(now))
-            .to_owned();
-        let rows = self.select(&select).await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        let mut row = Row::of(row);
-        let next: Option<DateTime<Utc>> = row.next()?;
-        let now = row.instant()?;
-        Ok(next.map(|next| Timestamp::from(next).since(now)))
-    }
-
-    /// Puts a pending command off after a try that failed, and counts it. False where somebody else has tried or settled
-    /// the command meanwhile.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn postpone_command(
-        &self,
-        command: &Command,
-        reason: &str,
-        delay: Duration,
-    ) -> Result<bool, StoreError> {
-        self.backend
-            .postpone_command(command, reason, delay, self.clock.now())
-            .await
-    }
-
     fn where_ids(&self, select: &mut SelectStatement, ids: &[CommandId]) {
         let partitions = self.partitions.iter().map(Partition::number);
         let column = Expr::col(Column::Id);
@@ -364,13 +221,33 @@ impl Store {
     }
 }
 
-fn select_commands() -> SelectStatement {
+pub(super) fn select_commands() -> SelectStatement {
     rows::select_command(&mut Query::select())
         .from(Entity)
         .to_owned()
 }
 
-fn place_of(command: &Command) -> CommandPlace {
+/// Commands that a statement has selected.
+pub(super) fn select_from(select: SelectStatement) -> SelectStatement {
+    Query::select()
+        .columns(rows::COMMAND_COLUMNS.iter().copied())
+        .from_subquery(select, "page")
+        .to_owned()
+}
+
+/// What holds for the commands of a list, in parts that have no command in common: each of them is one range of the index.
+fn ranges_of(filter: &CommandFilter) -> Vec<SimpleExpr> {
+    let statuses = filter.statuses.as_deref().unwrap_or(&CommandStatus::ALL);
+    let of_status = |status: &CommandStatus| Expr::col(Column::Status).eq(status.as_str());
+    let Some(types) = &filter.types else {
+        return statuses.iter().map(of_status).collect();
+    };
+    let of_type = Expr::col(Column::CommandType).is_in(types.iter().map(CommandType::as_str));
+    let both = |status| of_type.clone().and(of_status(status));
+    statuses.iter().map(both).collect()
+}
+
+pub(super) fn place_of(command: &Command) -> CommandPlace {
     (command.created_at, command.id)
 }
 

@@ -39,16 +39,17 @@ impl Store {
         in_force.transpose()
     }
 
-    /// Puts a domain in force, from now on. Nothing changes where it is in force already.
+    /// Puts a domain in force, from now on; whether another one was before. Nothing changes where it is in force already.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn put_in_force(&self, domain: &Domain) -> Result<(), StoreError> {
+    pub async fn put_in_force(&self, domain: &Domain) -> Result<bool, StoreError> {
         let newest = self.domain_in_force().await?;
         let mut since = self.clock.now();
+        let was_other = newest.is_some();
         if let Some(newest) = newest {
             if newest.fingerprint == domain.fingerprint() {
-                return Ok(());
+                return Ok(false);
             }
             // The clock of another server may have been ahead.
             since = since.max(Timestamp::from_micros(newest.since.as_micros() + 1));
@@ -71,6 +72,7 @@ impl Store {
             .to_owned();
         self.backend
             .execute(self.backend.dialect().build(&insert))
-            .await
+            .await?;
+        Ok(was_other)
     }
 }

@@ -30,7 +30,22 @@ impl Store {
         duration: Duration,
     ) -> Result<LeaseGrant, StoreError> {
         self.backend
-            .acquire_lease(name, owner, duration, self.clock.now())
+            .acquire_lease(name, owner, duration, false, self.clock.now())
+            .await
+    }
+
+    /// Takes a lease, also from somebody who has it: its token is greater than theirs.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn take_lease(
+        &self,
+        name: &str,
+        owner: Uuid,
+        duration: Duration,
+    ) -> Result<LeaseGrant, StoreError> {
+        self.backend
+            .acquire_lease(name, owner, duration, true, self.clock.now())
             .await
     }
 

@@ -8,6 +8,7 @@ mod bounded;
 mod checkpoints;
 mod commands;
 mod domains;
+mod due_commands;
 mod error;
 mod events;
 mod heads;

@@ -121,7 +121,8 @@ impl Executor {
         }
     }
 
-    /// Decides and appends, again and again while others change the aggregate meanwhile.
+    /// Decides and appends, again and again while others change the aggregate meanwhile. A fault counts only where nothing has
+    /// happened to the aggregate since the version that it comes of: a state that was guessed or kept may be the whole reason.
     pub(super) async fn decide_and_append(
         &self,
         kind: &CommandKind,
@@ -131,9 +132,14 @@ impl Executor {
         deadline: Instant,
     ) -> Result<(Outcome, CommandAppended), CommandError> {
         let id = subject.aggregate_id;
+        let load = || self.states.load(id, &kind.aggregate_type, deadline);
+        let load_newer = async |version| {
+            let loaded = load().await?;
+            Ok::<_, CommandError>((loaded.version != version).then_some(loaded))
+        };
         let mut known = match guessed {
             Some(known) => known,
-            None => self.states.load(id, &kind.aggregate_type, deadline).await?,
+            None => load().await?,
         };
         loop {
             if let Some(actual) = known.aggregate_type.as_ref()
@@ -144,7 +150,13 @@ impl Executor {
                     actual: actual.clone(),
                 });
             }
-            let (outcome, events) = self.decide(kind, subject, &known)?;
+            let (outcome, events) = match self.decide(kind, subject, &known) {
+                Err(fault @ CommandError::Faulted { .. }) => {
+                    known = load_newer(known.version).await?.ok_or(fault)?;
+                    continue;
+                }
+                decided => decided?,
+            };
             let step = CommandStep {
                 id: subject.id,
                 aggregate_id: id,
@@ -166,7 +178,10 @@ impl Executor {
                     if Instant::now() >= deadline {
                         return Err(AppendError::contended().into());
                     }
-                    known = self.states.load(id, &kind.aggregate_type, deadline).await?;
+                    known = load().await?;
+                }
+                Err(AppendError::Refused(refusal @ Refusal::ValueRefused)) => {
+                    known = load_newer(known.version).await?.ok_or(refusal)?;
                 }
                 Err(AppendError::Refused(refusal)) => return Err(refusal.into()),
                 Err(error) => return Err(error.into()),

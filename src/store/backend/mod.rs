@@ -174,6 +174,7 @@ pub(super) trait Backend: Send + Sync {
         name: &str,
         owner: Uuid,
         duration: Duration,
+        takes_over: bool,
         now: Timestamp,
     ) -> Result<LeaseGrant, StoreError>;
 

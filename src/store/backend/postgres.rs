@@ -563,10 +563,11 @@ impl Backend for Postgres {
         name: &str,
         owner: Uuid,
         duration: Duration,
+        takes_over: bool,
         _now: Timestamp,
     ) -> Result<LeaseGrant, StoreError> {
         self.write_by(&self.leases, async |connection| {
-            leases::acquire(connection, name, owner, duration).await
+            leases::acquire(connection, name, owner, duration, takes_over).await
         })
         .await
     }

@@ -520,6 +520,7 @@ impl Backend for Sqlite {
         name: &str,
         owner: Uuid,
         duration: Duration,
+        _takes_over: bool,
         now: Timestamp,
     ) -> Result<LeaseGrant, StoreError> {
         self.write(async |connection| {

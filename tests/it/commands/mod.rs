@@ -3,7 +3,10 @@
 mod accounts;
 mod batches;
 mod faults;
+mod plans;
+mod rolling;
 mod servers;
+mod worker;
 
 use std::time::{Duration, Instant};
 

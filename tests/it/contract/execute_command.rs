@@ -16,6 +16,7 @@ cases!(
     an_aggregate_of_another_type_takes_no_command,
     what_others_append_in_between_is_decided_on,
     metadata_goes_to_the_events,
+    a_repeat_with_an_instant_that_lies_ahead_answers_the_first_outcome,
     wrong_arguments_of_execute_command_are_refused,
 );
 
@@ -320,4 +321,32 @@ async fn wrong_arguments_of_execute_command_are_refused(contract: Contract) {
         payload["command"]["notBefore"],
         "2020-01-01T00:00:00.000000Z"
     );
+}
+
+async fn a_repeat_with_an_instant_that_lies_ahead_answers_the_first_outcome(contract: Contract) {
+    let far = json!({ "notBefore": "2999-01-01T00:00:00Z" });
+    let id = json!({ "id": Uuid::new_v4() });
+    // Recorded for an instant that is far, and processed by a call.
+    let scheduled = with(with(create_user(Uuid::new_v4(), "ada"), far.clone()), id);
+    let id = contract.create(scheduled.clone()).await["id"].clone();
+    contract.process(&id).await;
+    let first = contract.command(&id).await;
+    assert_eq!(first["status"], "PROCESSED");
+    let repeated = contract.execute(scheduled.clone()).await;
+    assert_eq!(repeated["command"]["processedAt"], first["processedAt"]);
+    assert_eq!(repeated["events"][0]["version"], 1);
+    // Executed before, and now with an instant.
+    let executed = with(
+        create_user(Uuid::new_v4(), "bob"),
+        json!({ "id": Uuid::new_v4() }),
+    );
+    let first = contract.execute(executed.clone()).await;
+    let repeated = contract.execute(with(executed, far)).await;
+    assert_eq!(repeated, first);
+    // The id of another command is none that was taken with this one.
+    let other = with(scheduled, json!({ "data": { "username": "eve" } }));
+    let failure = contract.execute_is_refused(other).await;
+    assert_eq!(failure.code(), "BAD_USER_INPUT", "{failure:?}");
+    assert_eq!(failure.extension("field"), "input.notBefore");
+    assert_eq!(all(&contract).await.len(), 2);
 }

@@ -9,6 +9,7 @@ mod projection;
 mod servers;
 mod silence;
 mod stop;
+mod stop_commands;
 
 use std::sync::Arc;
 

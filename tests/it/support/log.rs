@@ -6,6 +6,7 @@ use sea_orm::{
     ConnectionTrait, DbBackend, IsolationLevel, QueryResult, Statement, TransactionTrait,
     TryGetable,
 };
+use serde_json::Value;
 use uuid::Uuid;
 
 /// Everything in the two logs, in the order of their positions in each partition.
@@ -98,6 +99,26 @@ impl StoredLog {
         snapshot.rollback().await.expect("the transaction ends");
         database.close().await.expect("the connection closes");
         log
+    }
+
+    /// Reads the data of each event.
+    pub async fn data_of_events(database_url: &str) -> HashMap<Uuid, Value> {
+        let database = sea_orm::Database::connect(database_url)
+            .await
+            .expect("the database can be reached");
+        let sql = "SELECT id, CAST(event_data AS text) FROM events";
+        let statement = Statement::from_string(database.get_database_backend(), sql);
+        let rows = database.query_all_raw(statement).await;
+        let rows = rows.expect("the log can be read");
+        database.close().await.expect("the connection closes");
+        let data = |row: &QueryResult| {
+            let text: String = column(row, 1);
+            (
+                column(row, 0),
+                serde_json::from_str(&text).expect("it is JSON"),
+            )
+        };
+        rows.iter().map(data).collect()
     }
 
     /// Reads it and checks that it is whole.

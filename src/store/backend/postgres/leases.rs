@@ -20,7 +20,7 @@ const ACQUIRE: &str = "INSERT INTO leases AS l (name, owner, token, expires_at) 
      VALUES ($1, $2, 1, clock_timestamp() + $3 * INTERVAL '1 millisecond') \
      ON CONFLICT (name) DO UPDATE \
      SET owner = excluded.owner, token = l.token + 1, expires_at = clock_timestamp() + $3 * INTERVAL '1 millisecond' \
-     WHERE l.expires_at <= clock_timestamp() OR l.owner = excluded.owner \
+     WHERE $4 OR l.expires_at <= clock_timestamp() OR l.owner = excluded.owner \
      RETURNING token";
 
 const RENEW: &str = "UPDATE leases SET expires_at = clock_timestamp() + $3 * INTERVAL '1 millisecond' \
@@ -34,6 +34,7 @@ pub(super) async fn acquire(
     name: &str,
     owner: Uuid,
     duration: Duration,
+    takes_over: bool,
 ) -> Result<LeaseGrant, StoreError> {
     // Asking for it locks its row, which is a write: whoever waits only looks.
     let remaining = sqlx::query(REMAINING)
@@ -42,7 +43,9 @@ pub(super) async fn acquire(
         .fetch_optional(&mut *connection)
         .await
         .map_err(while_running)?;
-    if let Some(row) = remaining {
+    if let Some(row) = remaining
+        && !takes_over
+    {
         let remaining_ms: f64 = row.try_get(0).map_err(while_running)?;
         if remaining_ms > 0.0 {
             let remaining = Duration::from_secs_f64(remaining_ms.min(1e9) / 1e3);
@@ -53,6 +56,7 @@ pub(super) async fn acquire(
         .bind(name)
         .bind(owner)
         .bind(milliseconds(duration))
+        .bind(takes_over)
         .fetch_optional(connection)
         .await
         .map_err(while_running)?;

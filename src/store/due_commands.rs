@@ -1,0 +1,159 @@
+//! The pending commands of the table `commands` that a worker looks for, and the tries that failed. Floor 2.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use entity::commands::{Column, Entity};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, SelectStatement, SimpleExpr, UnionType};
+
+use super::{
+    Store, StoreError,
+    commands::{place_of, select_commands, select_from},
+    events::sql_order,
+    rows::{self, Row},
+};
+use crate::domain::{AggregateId, Command, Order, Partition, Timestamp};
+
+/// Lists of aggregates that are left out have lengths of this multiple, so that there are few forms of a statement.
+const LEFT_OUT_STEP: usize = 64;
+
+impl Store {
+    /// The pending commands of a partition that are due, in the order of their creation, but for those of some aggregates. One
+    /// that was tried and waits for its next try holds back the later ones of its aggregate.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn due_commands(
+        &self,
+        partition: Partition,
+        limit: u64,
+        but: &[AggregateId],
+    ) -> Result<Vec<Command>, StoreError> {
+        let now = self.backend.now(self.clock.now());
+        let parts = self.due(partition, &now, but).into_iter().map(|part| {
+            let mut select = select_commands();
+            select
+                .cond_where(part)
+                .order_by(Column::CreatedAt, sql_order(Order::OldestFirst))
+                .order_by(Column::Id, sql_order(Order::OldestFirst))
+                .limit(limit);
+            select_from(select)
+        });
+        let rows = self.select(&union_of(parts).expect("two parts")).await?;
+        let mut commands: Vec<Command> =
+            rows.iter().map(rows::command).collect::<Result<_, _>>()?;
+        commands.sort_unstable_by_key(place_of);
+        commands.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(commands)
+    }
+
+    /// Which of these partitions have a pending command that is due, as [`Store::due_commands`] finds them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn partitions_with_due_commands(
+        &self,
+        partitions: &[Partition],
+        but: &[AggregateId],
+    ) -> Result<Vec<Partition>, StoreError> {
+        let now = self.backend.now(self.clock.now());
+        let parts = partitions.iter().flat_map(|partition| {
+            self.due(*partition, &now, but).map(|part| {
+                let one = Query::select()
+                    .column(Column::PartitionNo)
+                    .from(Entity)
+                    .cond_where(part)
+                    .limit(1)
+                    .to_owned();
+                Query::select()
+                    .column(Column::PartitionNo)
+                    .from_subquery(one, "due")
+                    .to_owned()
+            })
+        });
+        let Some(union) = union_of(parts) else {
+            return Ok(Vec::new());
+        };
+        let rows = self.select(&union).await?;
+        rows.iter().map(|row| Row::of(row).partition()).collect()
+    }
+
+    /// What holds for the commands of a partition that are due, in two parts, each of which is one range of the index.
+    fn due(&self, partition: Partition, now: &SimpleExpr, but: &[AggregateId]) -> [SimpleExpr; 2] {
+        let held_back = Query::select()
+            .expr(Expr::val(1))
+            .from_as(Entity, "tried")
+            .and_where(Expr::col(("tried", Column::PartitionNo)).eq(partition.number()))
+            .and_where(
+                Expr::col(("tried", Column::AggregateId)).equals((Entity, Column::AggregateId)),
+            )
+            .and_where(Expr::cust(
+                "tried.status = 'PENDING' AND tried.attempts > 0",
+            ))
+            .and_where(Expr::col(("tried", Column::NotBefore)).gt(now.clone()))
+            .and_where(Expr::cust(
+                "(tried.created_at, tried.id) < (commands.created_at, commands.id)",
+            ))
+            .to_owned();
+        let not_before = || Expr::col((Entity, Column::NotBefore));
+        [not_before().is_null(), not_before().lte(now.clone())].map(|is_due| {
+            let due = Expr::col((Entity, Column::PartitionNo))
+                .eq(partition.number())
+                .and(Expr::cust("commands.status = 'PENDING'"))
+                .and(is_due)
+                .and(Expr::exists(held_back.clone()).not());
+            if but.is_empty() {
+                return due;
+            }
+            let padding = but.len().next_multiple_of(LEFT_OUT_STEP) - but.len();
+            let mut ids = but.iter().map(|id| id.0);
+            let mut padded = ids.by_ref().chain(std::iter::repeat_n(but[0].0, padding));
+            let aggregate = Expr::col((Entity, Column::AggregateId));
+            due.and(self.backend.uuid_in(aggregate, &mut padded).not())
+        })
+    }
+
+    /// How long it is until the next pending command of a partition is due that is not due yet.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn next_due_in(&self, partition: Partition) -> Result<Option<Duration>, StoreError> {
+        let now = self.backend.now(self.clock.now());
+        let select = Query::select()
+            .expr(Func::min(Expr::col(Column::NotBefore)))
+            .expr(now.clone())
+            .from(Entity)
+            .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+            .and_where(Expr::cust("status = 'PENDING'"))
+            .and_where(Expr::col(Column::NotBefore).gt(now))
+            .to_owned();
+        let rows = self.select(&select).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let mut row = Row::of(row);
+        let next: Option<DateTime<Utc>> = row.next()?;
+        let now = row.instant()?;
+        Ok(next.map(|next| Timestamp::from(next).since(now)))
+    }
+
+    /// Puts a pending command off after a try that failed, and counts it. False where somebody else has tried or settled
+    /// the command meanwhile.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn postpone_command(
+        &self,
+        command: &Command,
+        reason: &str,
+        delay: Duration,
+    ) -> Result<bool, StoreError> {
+        self.backend
+            .postpone_command(command, reason, delay, self.clock.now())
+            .await
+    }
+}
+
+fn union_of(parts: impl Iterator<Item = SelectStatement>) -> Option<SelectStatement> {
+    parts.reduce(|mut all, one| all.union(UnionType::All, one).to_owned())
+}
