@@ -32,11 +32,11 @@ use crate::{
     config,
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        FencingToken, Json, MetricInterval, NewEntry, Partition, Position, Projected,
+        RebuildOutcome, SaveOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite, rows},
+    store::{Connections, LeaseGrant, OpenError, StoreError, read_models::ExternalWrite, rows},
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -510,6 +510,19 @@ impl Backend for Postgres {
     async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError> {
         self.write(async |connection| leases::release(connection, name, token).await)
             .await
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.readers.count("read"), self.writers.count("write")]
+    }
+
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String {
+        let unit = match interval {
+            MetricInterval::Minute => "minute",
+            MetricInterval::Hour => "hour",
+            MetricInterval::Day => "day",
+        };
+        format!("date_trunc('{unit}', {column}, 'UTC')")
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {
