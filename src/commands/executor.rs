@@ -179,8 +179,12 @@ impl Executor {
     /// When the database cannot take it now.
     pub(super) async fn process_due(&self, command: Command) -> Result<Processed, CommandError> {
         let deadline = self.deadline();
+        let span = self
+            .appender
+            .traces()
+            .go_on("process command", &command.metadata);
         let _turn = self.turns.take(command.aggregate_id, deadline).await?;
-        self.settle(command, deadline).await
+        span.within(self.settle(command, deadline)).await
     }
 
     fn deadline(&self) -> Instant {

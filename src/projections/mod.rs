@@ -27,6 +27,7 @@ use crate::{
     },
     store::{RebuildScope, Store, StoreError},
     tail::Tail,
+    traces::Traces,
 };
 
 /// How often, and after which pause, what had to give way to another transaction is tried again.
@@ -61,6 +62,7 @@ pub struct Projections {
     store: Store,
     tail: Arc<Tail>,
     domain: Arc<Domain>,
+    traces: Traces,
     /// Many read models are folded anew by one at a time.
     rebuilding: Arc<Semaphore>,
     stopping: CancellationToken,
@@ -70,11 +72,12 @@ pub struct Projections {
 impl Projections {
     /// The projections of a domain.
     #[must_use]
-    pub fn new(store: Store, tail: Arc<Tail>, domain: Arc<Domain>) -> Arc<Self> {
+    pub fn new(store: Store, tail: Arc<Tail>, domain: Arc<Domain>, traces: Traces) -> Arc<Self> {
         Arc::new(Self {
             store,
             tail,
             domain,
+            traces,
             rebuilding: Arc::new(Semaphore::new(1)),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
