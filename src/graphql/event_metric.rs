@@ -134,7 +134,9 @@ impl EventMetricQuery {
     }
 
     /// The same for each minute, hour or day by itself, those without events too.
-    #[graphql(complexity = "(MOST_ROWS as usize).saturating_mul(child_complexity).saturating_add(1)")]
+    #[graphql(
+        complexity = "(MOST_ROWS as usize).saturating_mul(child_complexity).saturating_add(1)"
+    )]
     async fn event_metrics_over_time(
         &self,
         ctx: &Context<'_>,
