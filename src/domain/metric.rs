@@ -35,7 +35,17 @@ impl Tally {
     /// The mean time in milliseconds; none where no time is known.
     #[must_use]
     pub fn mean_ms(&self) -> Option<f64> {
-        (self.timed > 0).then(|| self.total_ms / self.timed as f64)
+        let mean_ms = (self.timed > 0).then(|| self.total_ms / self.timed as f64);
+        mean_within(mean_ms, self.min_ms, self.max_ms)
+    }
+}
+
+/// A mean that was rounded, between the least and the greatest of its values.
+#[must_use]
+pub fn mean_within(mean: Option<f64>, min: Option<f64>, max: Option<f64>) -> Option<f64> {
+    match (min, max) {
+        (Some(min), Some(max)) => mean.map(|mean| mean.max(min).min(max)),
+        _ => mean,
     }
 }
 
@@ -143,6 +153,14 @@ mod tests {
         assert_eq!((tally.count, tally.timed), (7, 4));
         assert_eq!(tally.mean_ms(), Some(7.0));
         assert_eq!((tally.min_ms, tally.max_ms), (Some(4.0), Some(8.0)));
+    }
+
+    #[test]
+    fn a_mean_lies_between_the_shortest_and_the_longest_time() {
+        let mut tally = Tally::default();
+        tally.add(6, Some(3.00899));
+        assert!(tally.total_ms / 6.0 > 3.00899, "it is rounded");
+        assert_eq!(tally.mean_ms(), Some(3.00899));
     }
 
     #[test]

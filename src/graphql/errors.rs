@@ -440,7 +440,7 @@ pub(super) fn finish(error: &mut ServerError, caller: Option<&Caller>) {
             .map(|caller| caller.request_id.to_string())
             .unwrap_or_default();
         // On a websocket, the request is not the one that the connection was opened with.
-        let span = tracing::error_span!(parent: None, "request", request_id);
+        let span = tracing::error_span!(parent: None, "request", %request_id);
         span.in_scope(|| {
             tracing::error!(error = cause.as_ref() as &dyn StdError, "a request failed");
         });

@@ -12,6 +12,7 @@ use sea_orm::{
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{
     AggregateType, EventMetric, EventType, MetricInterval, MinuteTally, Timestamp,
+    metric::mean_within,
 };
 
 /// Rows that one statement writes: SQLite takes 32,766 values.
@@ -164,14 +165,16 @@ impl Store {
 }
 
 fn metric(mut row: Row<'_>) -> Result<EventMetric, StoreError> {
-    Ok(EventMetric {
+    let mut metric = EventMetric {
         event_type: EventType::stored(row.text()?),
         aggregate_type: AggregateType::stored(row.text()?),
         count: row.next()?,
         mean_ms: row.next()?,
         min_ms: row.next()?,
         max_ms: row.next()?,
-    })
+    };
+    metric.mean_ms = mean_within(metric.mean_ms, metric.min_ms, metric.max_ms);
+    Ok(metric)
 }
 
 fn stored_count(count: u64) -> i64 {

@@ -142,6 +142,16 @@ async fn what_is_not_appended_is_not_counted(contract: Contract) {
     assert_eq!(contract.all_events().await.len(), 1);
 }
 
+/// The server again, which removes nothing however old it is.
+async fn keeping_all(contract: Contract) -> Contract {
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    contract
+        .restarted(None, |config| {
+            config.observability.event_metrics_retention = century
+        })
+        .await
+}
+
 /// A row as a server writes it.
 fn row(minute: &str, event_type: &str, times_ms: &[Option<f64>]) -> MinuteTally {
     let mut tally = Tally::default();
@@ -163,6 +173,7 @@ async fn save(contract: &Contract, rows: &[MinuteTally]) {
 }
 
 async fn counts_of_several_servers_and_minutes_are_added_up(contract: Contract) {
+    let contract = keeping_all(contract).await;
     let rows = [
         row("2026-01-01T00:00:00Z", "a", &[Some(1.0), Some(3.0)]),
         row("2026-01-01T00:00:00Z", "a", &[Some(8.0), None]),
@@ -206,6 +217,7 @@ async fn counts_of_several_servers_and_minutes_are_added_up(contract: Contract) 
 }
 
 async fn pieces_of_time_follow_each_other_without_a_gap(contract: Contract) {
+    let contract = keeping_all(contract).await;
     let rows = [
         row("2026-01-01T22:59:00Z", "a", &[Some(1.0)]),
         row("2026-01-01T23:00:00Z", "a", &[Some(2.0)]),
@@ -323,6 +335,7 @@ async fn wrong_questions_are_refused(contract: Contract) {
 }
 
 async fn counts_that_are_too_old_are_removed(contract: Contract) {
+    let contract = keeping_all(contract).await;
     let rows: Vec<MinuteTally> = (0..7000)
         .map(|no| row("2026-01-01T00:00:00Z", &format!("old {no}"), &[None]))
         .chain([row("2026-01-02T00:00:00Z", "old", &[None])])
