@@ -130,7 +130,7 @@ mod tests {
         let rest = (3..=52).map(|no| no.to_string()).collect::<Vec<_>>();
         let stat = format!("1 (a) b) {}", rest.join(" "));
         let reading = read(&stat).expect("all fields are there");
-        assert_eq!(reading.cpu_seconds * ticks_per_second(), 29.0);
+        assert_eq!((reading.cpu_seconds * ticks_per_second()).round(), 29.0);
         assert_eq!((reading.threads, reading.virtual_bytes), (20.0, 23.0));
         assert_eq!(reading.resident_bytes, 24.0 * page_bytes());
         assert_eq!(read("1 (a) 3 4"), None);
