@@ -60,6 +60,12 @@ fn parse_endpoint(text: &str) -> Result<Url, String> {
     if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
         return Err(format!("it is not an address of HTTP; {RIGHT}"));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "it holds a name or password; give those as a header, in OTEL_EXPORTER_OTLP_HEADERS"
+                .to_owned(),
+        );
+    }
     Ok(url)
 }
 
@@ -93,7 +99,13 @@ mod tests {
         ] {
             assert!(parse_endpoint(right).is_ok(), "{right}");
         }
-        for wrong in ["", "localhost:4318", "grpc://localhost:4317", "/v1/traces"] {
+        for wrong in [
+            "",
+            "localhost:4318",
+            "http://me:secret@localhost:4318",
+            "grpc://localhost:4317",
+            "/v1/traces",
+        ] {
             assert!(parse_endpoint(wrong).is_err(), "{wrong}");
         }
     }

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use reqwest::redirect::Policy;
 use tokio::runtime::Handle;
 use url::Url;
@@ -39,6 +39,7 @@ pub(super) fn exporter(endpoint: &Url) -> Result<SpanExporter, Box<dyn Error + S
         .with_http()
         .with_http_client(sender)
         .with_endpoint(address)
+        .with_protocol(Protocol::HttpBinary)
         .with_timeout(SEND_TIMEOUT)
         .build()?;
     Ok(exporter)

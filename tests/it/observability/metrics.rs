@@ -258,6 +258,22 @@ async fn without_the_database_the_metrics_say_so_and_leave_out_what_it_would() {
     cluster.stop_immediate();
     let seen = samples(&scrape(&server).await);
     assert_eq!(seen["tidings_database_up"], 0.0);
+    let read = server
+        .client()
+        .query("{ events(first: 1) { nodes { id } } }", json!({}))
+        .await;
+    let failure = read.unwrap_err();
+    assert_eq!(failure.code(), "UNAVAILABLE");
+    let request_id = failure.extension("requestId");
+    assert!(
+        Uuid::try_parse(request_id.as_str().unwrap()).is_ok(),
+        "its cause is in the log"
+    );
+    let seen_after = samples(&scrape(&server).await);
+    assert_eq!(
+        seen_after[r#"tidings_requests_total{code="UNAVAILABLE",operation="query"}"#],
+        1.0
+    );
     for gone in [
         "tidings_commands_pending",
         "tidings_log_position",
