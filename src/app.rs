@@ -1,6 +1,7 @@
 //! The event store as a whole: wires store, domain, appender and tail, starts and stops their tasks. Floor 5.
 
 mod domain_watch;
+mod measuring;
 mod runner;
 mod supervision;
 
@@ -11,13 +12,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{domain_watch::DomainWatch, runner::Runner, supervision::Supervision};
 use crate::{
-    appender::Appender,
+    appender::{Appender, Hooks},
     commands::{Executor, Watch, Worker},
     config::{Config, DomainFileError},
-    domain::{Clock, Domain, SystemClock, Timestamp, append::Committed},
+    domain::{
+        Clock, Domain, SystemClock, Timestamp,
+        append::{BatchReport, Committed},
+    },
+    metrics::Metrics,
     projections::{Projections, Rebuild},
     store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
     tail::Tail,
+    traces::{Traces, TracesError},
 };
 
 /// How long the database may take to show that it is there.
@@ -43,6 +49,9 @@ pub enum StartError {
     /// The database was opened and failed then.
     #[error("the database failed at the start")]
     Store(#[from] StoreError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
 }
 
 /// Whether the server can do its work.
@@ -64,6 +73,8 @@ pub struct App {
     executor: Arc<Executor>,
     watch: Arc<Watch>,
     projections: Arc<Projections>,
+    metrics: Arc<Metrics>,
+    traces: Traces,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
@@ -92,6 +103,8 @@ impl App {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
         let domain = Arc::new(domain);
+        let endpoint = config.observability.otlp_endpoint.as_ref();
+        let traces = Traces::start(endpoint, clock.clone())?;
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
         let brings_domain = store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
@@ -115,7 +128,17 @@ impl App {
             let watch = domain_watch.clone();
             background.start("domain-watch", move |stop| watch.clone().run(stop));
         }
-        let appender = Arc::new(Appender::start(store.clone(), &config.limits, on_commit));
+        let metrics = Metrics::new(&store, clock.clone(), &config.observability);
+        let on_batch = {
+            let metrics = metrics.clone();
+            Arc::new(move |batch: &BatchReport<'_>| metrics.count_batch(batch))
+        };
+        let hooks = Hooks {
+            on_commit,
+            on_batch,
+            traces: traces.clone(),
+        };
+        let appender = Arc::new(Appender::start(store.clone(), &config.limits, hooks));
         let executor = Arc::new(Executor::new(
             store.clone(),
             appender.clone(),
@@ -124,10 +147,15 @@ impl App {
             clock.clone(),
             config,
         ));
-        let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
+        let projections =
+            Projections::new(store.clone(), tail.clone(), domain.clone(), traces.clone());
         let (looked, tail_of_looks) = (watch.clone(), tail.clone());
         background.start("command-watch", move |stop| {
             looked.clone().look(tail_of_looks.clone(), stop)
+        });
+        let counted = metrics.clone();
+        background.start("metrics", move |stop| {
+            measuring::keep_counts(counted.clone(), stop)
         });
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
@@ -137,6 +165,7 @@ impl App {
                 store: store.clone(),
                 projections: projections.clone(),
                 worker,
+                metrics: metrics.clone(),
                 owner: clock.new_id(),
                 lease: config.background.lease,
                 takes_over: brings_domain,
@@ -154,6 +183,8 @@ impl App {
             executor,
             watch,
             projections,
+            metrics,
+            traces,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
@@ -248,6 +279,18 @@ impl App {
         &self.projections
     }
 
+    /// The metrics: the way to count what is done.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The traces: the way to follow what is done.
+    #[must_use]
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
     /// Where instants and ids come from.
     #[must_use]
     pub fn clock(&self) -> &dyn Clock {
@@ -339,7 +382,12 @@ impl App {
         self.tasks.wait().await;
         self.projections.stop().await;
         self.appender.stop().await;
+        if let Some(counts) = self.metrics.event_counts() {
+            // Nothing is appended any more: what is counted now is all.
+            counts.finish().await;
+        }
         self.tail.stop().await;
+        self.traces.stop().await;
         self.store.close().await;
     }
 }

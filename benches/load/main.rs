@@ -27,6 +27,7 @@ use crate::work::{
     execute_command,
 };
 
+mod collector;
 mod http_load;
 mod measure;
 mod pgbench;
@@ -53,7 +54,7 @@ const DUMPED_EVENTS: u64 = 300_000;
 const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 11] = [
+const SCENARIOS: [(&str, &str); 12] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -78,6 +79,10 @@ const SCENARIOS: [(&str, &str); 11] = [
     (
         "snapshot",
         "the same while a snapshot is held as by pg_dump, and while pg_dump runs",
+    ),
+    (
+        "metrics",
+        "appendEvent and appendEvents with the counts of events by type and without, and the collector alone",
     ),
     ("sqlite", "appendEvent at 64 connections on SQLite"),
     (
@@ -230,6 +235,9 @@ impl Bench {
         }
         if options.has("sqlite") {
             self.sqlite();
+        }
+        if options.has("metrics") {
+            self.metrics();
         }
         if options.has("subscribers") {
             self.subscribers();
@@ -393,6 +401,31 @@ impl Bench {
         let dump = Dump::start(&self.cluster, &self.database.url);
         self.measure("single, pg_dump", server, 1, &append_event(FRESH_ID));
         dump.stop();
+    }
+
+    /// Processor time for each event, with the counts and without: the difference is what they cost.
+    fn metrics(&mut self) {
+        for (names, event_metrics) in [
+            (["append, counted", "hundred, counted"], "true"),
+            (["append, uncounted", "hundred, uncounted"], "false"),
+        ] {
+            let server = TestServer::on(&self.database.url)
+                .arguments(["--background=false"])
+                .arguments([format!("--event-metrics={event_metrics}")])
+                .start();
+            self.measure(names[0], &server, CONNECTIONS, &append_event(FRESH_ID));
+            let work = append_events(FRESH_ID, BATCH);
+            let hundred = self.load(&server, BATCH_CONNECTIONS, &work);
+            self.results.add(names[1], hundred.times(BATCH as u64));
+            stop(server);
+        }
+        match collector::run(&self.sqlite_url("collector")) {
+            Ok(collecting) => {
+                eprintln!("  {:<24} {collecting:.0?}", "collector");
+                self.results.collecting.push(collecting);
+            }
+            Err(error) => self.results.failures.push(format!("metrics: {error}")),
+        }
     }
 
     fn sqlite(&mut self) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::collector::Collecting;
 use crate::measure::{Cpu, Measurement, median};
 use crate::projection::{KeepingUp, Rebuilt, Visible};
 use crate::subscribers::Delivery;
@@ -17,6 +18,7 @@ pub struct Results {
     /// Whether each read model had to be written.
     pub rebuilds: Vec<(bool, Rebuilt)>,
     pub idle: Vec<Idle>,
+    pub collecting: Vec<Collecting>,
     /// What could not be measured at all.
     pub failures: Vec<String>,
 }
@@ -237,6 +239,7 @@ impl Results {
         lines.extend(self.keeping_up_lines());
         lines.extend(self.visible_lines());
         lines.extend(self.rebuild_lines());
+        lines.extend(self.collecting_lines());
         lines.extend(self.idle_lines());
         lines
     }
@@ -379,6 +382,54 @@ impl Results {
             line("rebuild, every one written", true),
             line("  none has changed", false),
         ]
+    }
+
+    fn collecting_lines(&self) -> Vec<Line> {
+        let cpu = |name| {
+            let each_us =
+                |one: &Measurement| one.cpu.server / one.cpu.wall * 1e6 / one.rate.max(1.0);
+            self.median_of(name, each_us)
+        };
+        let beside = |what, counted, uncounted| {
+            let (counted, uncounted) = (cpu(counted)?, cpu(uncounted)?);
+            Some(Line {
+                what,
+                ours: format!("{counted:.1} µs of CPU"),
+                other: format!("{uncounted:.1} µs without counts"),
+                ratio: Some(counted / uncounted),
+                target: "-",
+                is_met: None,
+                note: String::new(),
+            })
+        };
+        let alone = (!self.collecting.is_empty()).then(|| {
+            let of = |value: fn(&Collecting) -> f64| median(self.collecting.iter().map(value));
+            Line {
+                what: "  the collector alone, an event",
+                ours: format!("{:.0} ns", of(|one| one.counted_ns)),
+                other: format!("{:.0} ns without counts", of(|one| one.not_counted_ns)),
+                ratio: None,
+                target: "-",
+                is_met: None,
+                note: String::new(),
+            }
+        });
+        [
+            beside(
+                "appendEvent with counts by type",
+                "append, counted",
+                "append, uncounted",
+            ),
+            beside(
+                "  100 events a call, an event",
+                "hundred, counted",
+                "hundred, uncounted",
+            ),
+            alone,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn idle_lines(&self) -> Vec<Line> {

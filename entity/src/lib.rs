@@ -5,6 +5,7 @@ pub mod checkpoints;
 pub mod commands;
 pub mod database_settings;
 pub mod domains;
+pub mod event_metrics;
 pub mod event_streams;
 pub mod events;
 pub mod partition_locks;

@@ -16,6 +16,7 @@ use super::supervision::Supervision;
 use crate::{
     commands::{Worker, run_worker},
     domain::{FencingToken, Partition},
+    metrics::Metrics,
     projections::{Ended, Projections, run_projector, run_publisher},
     store::{LeaseGrant, Store, StoreError},
 };
@@ -33,6 +34,7 @@ pub(super) struct Runner {
     pub(super) store: Store,
     pub(super) projections: Arc<Projections>,
     pub(super) worker: Arc<Worker>,
+    pub(super) metrics: Arc<Metrics>,
     /// What tells this server's leases from those of others.
     pub(super) owner: Uuid,
     /// How long a lease lasts.
@@ -85,6 +87,7 @@ impl Runner {
         while let Some(mut lease) = self.acquire(&name, &stopping).await {
             self.takes_over = false;
             tracing::debug!(%partition, token = lease.token.0, "this server works on the partition");
+            let held = self.metrics.lease();
             let stop = CancellationToken::new();
             let mut running = self.begin(partition, lease.token, &stop);
             self.hold(&mut lease, &mut running, &stopping).await;
@@ -92,6 +95,7 @@ impl Runner {
             while let Some(ended) = running.join_next().await {
                 report(&name, ended);
             }
+            drop(held);
             if let Err(error) = self.store.release_lease(&name, lease.token).await {
                 let error = &error as &dyn Error;
                 tracing::debug!(name, error, "a lease was not given back; it runs out");

@@ -186,11 +186,15 @@ impl Executor {
         command: Command,
     ) -> Result<Option<Processed>, CommandError> {
         let deadline = self.deadline();
+        let span = self
+            .appender
+            .traces()
+            .go_on("process command", &command.metadata);
         let _turn = self.turns.take(command.aggregate_id, deadline).await?;
         if self.leaves(&command).await? {
             return Ok(None);
         }
-        self.settle(command, deadline).await.map(Some)
+        span.within(self.settle(command, deadline)).await.map(Some)
     }
 
     /// Whether a pending command is left to the servers whose domain is in force: its type is not known here, and may be there.

@@ -18,6 +18,7 @@ pub mod id;
 pub mod json;
 pub mod judge;
 pub mod merge;
+pub mod metric;
 pub mod name;
 pub mod partition;
 pub mod projection;
@@ -25,6 +26,7 @@ pub mod read_model;
 pub mod registry;
 pub mod schema;
 pub mod timestamp;
+pub mod trace;
 pub mod version;
 
 pub use access::{Caller, RequestId, Role};
@@ -41,6 +43,7 @@ pub use event::{Event, NewEvent};
 pub use filter::EventFilter;
 pub use id::{AggregateId, CommandId, DatabaseId, EventId};
 pub use json::{Json, JsonError};
+pub use metric::{EventMetric, MetricInterval, MinuteTally, Tally};
 pub use name::{AggregateType, CommandType, EventType, NameError, StreamName};
 pub use partition::{Partition, PartitionCount};
 pub use projection::{
@@ -52,6 +55,7 @@ pub use read_model::{
 pub use registry::{CommandKind, DecideError, Domain, DomainError};
 pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
+pub use trace::TraceParent;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
 
 /// Which end of a list comes first.

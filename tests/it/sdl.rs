@@ -20,6 +20,8 @@ Query.readModel(aggregateId: UUID!, minVersion: Int, waitMs: Int! = 2000): ReadM
 Query.readModels(filter: ReadModelFilter, orderBy: ReadModelOrder! = CREATED_NEWEST_FIRST, first: Int! = 100, after: String): ReadModelConnection!
 Query.projection: ProjectionStatus!
 Query.server: Server!
+Query.eventMetrics(from: DateTime, to: DateTime): [EventMetric!]!
+Query.eventMetricsOverTime(from: DateTime, to: DateTime, interval: MetricInterval! = MINUTE): [EventMetricBucket!]!
 Mutation.createAggregate(input: CreateAggregateInput!): CreateAggregatePayload!
 Mutation.appendEvent(input: AppendEventInput!): AppendEventPayload!
 Mutation.appendEvents(input: AppendEventsInput!): AppendEventsPayload!
@@ -29,6 +31,19 @@ Mutation.executeCommand(input: CreateCommandInput!): ExecuteCommandPayload!
 Mutation.appendToStream(input: AppendToStreamInput!): AppendToStreamPayload!
 Mutation.updateReadModel(input: UpdateReadModelInput!): UpdateReadModelPayload!
 Mutation.rebuildReadModels(input: RebuildReadModelsInput!): RebuildReadModelsPayload!
+Mutation.recordEventMetric(input: RecordEventMetricInput!): RecordEventMetricPayload!
+EventMetric.eventType: String!
+EventMetric.aggregateType: String!
+EventMetric.eventCount: Long!
+EventMetric.avgProcessingTimeMs: Float
+EventMetric.maxProcessingTimeMs: Float
+EventMetric.minProcessingTimeMs: Float
+EventMetricBucket.start: DateTime!
+EventMetricBucket.metrics: [EventMetric!]!
+RecordEventMetricPayload.recorded: Boolean!
+RecordEventMetricInput.eventType: String!
+RecordEventMetricInput.aggregateType: String!
+RecordEventMetricInput.processingTimeMs: Float
 Subscription.readModels(aggregateId: UUID, filter: ReadModelFilter, after: String): ReadModelChange!
 Subscription.streamEntries(streamName: String!, after: Long): StreamEntry!
 Subscription.events(filter: EventFilter, after: String, progress: Boolean! = false): EventUpdate!

@@ -14,13 +14,15 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite};
+use super::{
+    Connections, LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite,
+};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        FencingToken, Json, MetricInterval, NewEntry, Partition, Position, Projected,
+        RebuildOutcome, SaveOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
 };
@@ -188,6 +190,12 @@ pub(super) trait Backend: Send + Sync {
 
     /// See [`super::Store::release_lease`].
     async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError>;
+
+    /// See [`super::Store::connections`].
+    fn connections(&self) -> Vec<Connections>;
+
+    /// The SQL for the start of the piece of time that an instant in a column lies in.
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String;
 
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;

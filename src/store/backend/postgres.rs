@@ -33,11 +33,14 @@ use crate::{
     config,
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        FencingToken, Json, MetricInterval, NewEntry, Partition, Position, Projected,
+        RebuildOutcome, SaveOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite, rows},
+    store::{
+        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite,
+        rows,
+    },
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -589,6 +592,19 @@ impl Backend for Postgres {
             leases::release(connection, name, token).await
         })
         .await
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.readers.count("read"), self.writers.count("write")]
+    }
+
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String {
+        let unit = match interval {
+            MetricInterval::Minute => "minute",
+            MetricInterval::Hour => "hour",
+            MetricInterval::Day => "day",
+        };
+        format!("date_trunc('{unit}', {column}, 'UTC')")
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

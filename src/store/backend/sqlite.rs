@@ -33,11 +33,13 @@ use crate::{
     config,
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        FencingToken, Json, MetricInterval, NewEntry, Partition, Position, Projected,
+        RebuildOutcome, SaveOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite},
+    store::{
+        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite,
+    },
 };
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
@@ -543,6 +545,20 @@ impl Backend for Sqlite {
     /// Whoever opens the file next takes it at once.
     async fn release_lease(&self, _name: &str, _token: FencingToken) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.readers.count("read"), self.writer.count("write")]
+    }
+
+    /// Instants are texts in UTC, all of one form: `2026-01-31T12:00:00+00:00`.
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String {
+        let (chars, rest) = match interval {
+            MetricInterval::Minute => (16, ":00+00:00"),
+            MetricInterval::Hour => (13, ":00:00+00:00"),
+            MetricInterval::Day => (10, "T00:00:00+00:00"),
+        };
+        format!("substr({column}, 1, {chars}) || '{rest}'")
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

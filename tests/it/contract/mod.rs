@@ -38,6 +38,7 @@ mod create_aggregate;
 mod create_command;
 mod database;
 mod domain;
+mod event_metrics;
 mod events;
 mod execute_command;
 mod external_models;

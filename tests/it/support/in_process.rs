@@ -13,7 +13,7 @@ use tidings::{
 use uuid::Uuid;
 
 use super::{
-    client::Client,
+    client::{Client, install_tls},
     postgres::{self, Cluster},
 };
 
@@ -104,6 +104,7 @@ impl TestServer {
     }
 
     async fn of(database: Arc<Database>, domain: Domain, config: Config) -> Self {
+        install_tls();
         let clock = Arc::new(SystemClock);
         let app = App::start_with(&config, domain, clock).await.unwrap();
         let graphql = Graphql::new(Arc::clone(&app), &config.limits);
