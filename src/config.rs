@@ -5,6 +5,7 @@
 mod background;
 mod commands;
 pub mod domain_file;
+mod handlers;
 mod limits;
 mod values;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub use background::Background;
 pub use commands::Commands;
 pub use domain_file::{DomainFile, DomainFileError};
+pub use handlers::{Handlers, WebhookSecret};
 pub use limits::Limits;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
 use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
@@ -41,6 +43,9 @@ pub struct Config {
     /// How commands are processed.
     #[command(flatten)]
     pub commands: Commands,
+    /// How event handlers are run.
+    #[command(flatten)]
+    pub handlers: Handlers,
     /// What the server does besides answering.
     #[command(flatten)]
     pub background: Background,
@@ -236,6 +241,7 @@ impl Config {
         }
         problems.extend(self.limits.problems());
         problems.extend(self.commands.problems());
+        problems.extend(self.handlers.problems());
         problems.extend(self.background.problems());
         if problems.is_empty() {
             Ok(())

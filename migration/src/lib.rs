@@ -6,6 +6,7 @@ use sea_orm_migration::prelude::*;
 mod m20261123_000001_create_tables;
 mod m20261123_000002_index_pending_commands;
 mod m20261201_000001_index_read_models;
+mod m20261203_000001_revise_handlers;
 pub mod postgres;
 pub mod sqlite;
 
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_create_tables::Migration),
             Box::new(m20261123_000002_index_pending_commands::Migration),
             Box::new(m20261201_000001_index_read_models::Migration),
+            Box::new(m20261203_000001_revise_handlers::Migration),
         ]
     }
 }

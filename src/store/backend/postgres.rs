@@ -2,6 +2,7 @@
 
 mod append;
 mod doorbell;
+mod handlers;
 mod leases;
 mod projection;
 
@@ -16,27 +17,31 @@ use sea_orm::{
         extension::postgres::{PgExpr, PgFunc},
     },
     sqlx::{
-        self, AssertSqlSafe, Connection,
+        self, AssertSqlSafe, Connection, Either, Executor,
         postgres::{PgConnectOptions, PgConnection},
     },
 };
+use futures_util::TryStreamExt;
 use sea_query_sqlx::SqlxValues;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    Backend, Containing, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault, Written,
     kept::{Kept, is_answer},
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        ExternalModel, FencingToken, HandlerStep, Json, LastError, NewEntry, Partition, Position,
+        Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName, SqlRun, SqlRunOutcome,
         Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, read_models::ExternalWrite, rows},
+    store::{
+        LeaseGrant, OpenError, StoreError, handlers::SqlFunctions, read_models::ExternalWrite, rows,
+    },
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -250,6 +255,29 @@ impl Backend for Postgres {
         self.write(async |connection| query.execute(connection).await.map_err(while_running))
             .await
             .map(drop)
+    }
+
+    async fn write_all(&self, statements: Vec<Statement>) -> Result<Vec<Written>, StoreError> {
+        self.write(async |connection| {
+            let mut transaction = connection.begin().await.map_err(not_begun)?;
+            let mut written = Vec::with_capacity(statements.len());
+            for statement in statements {
+                let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+                let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+                let mut answer = (&mut *transaction).fetch_many(query);
+                let mut done = Written::default();
+                while let Some(part) = answer.try_next().await.map_err(while_running)? {
+                    match part {
+                        Either::Left(result) => done.affected += result.rows_affected(),
+                        Either::Right(row) => done.rows.push(row.into()),
+                    }
+                }
+                written.push(done);
+            }
+            transaction.commit().await.map_err(while_running)?;
+            Ok(written)
+        })
+        .await
     }
 
     fn migrator(&self) -> &DatabaseConnection {
@@ -509,6 +537,48 @@ impl Backend for Postgres {
 
     async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError> {
         self.write(async |connection| leases::release(connection, name, token).await)
+            .await
+    }
+
+    async fn save_handler_steps(
+        &self,
+        partition: Partition,
+        token: FencingToken,
+        steps: &[HandlerStep],
+        _now: Timestamp,
+    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+        self.write(async |connection| {
+            handlers::save_steps(connection, partition, token, steps).await
+        })
+        .await
+    }
+
+    async fn run_sql_handler(
+        &self,
+        partition: Partition,
+        run: &SqlRun<'_>,
+    ) -> Result<Option<SqlRunOutcome>, StoreError> {
+        self.write(async |connection| handlers::run_sql(connection, partition, run).await)
+            .await
+    }
+
+    async fn call_sql_function(
+        &self,
+        function: &SqlFunctionName,
+        event: &Event,
+        time_out: Duration,
+    ) -> Result<Result<(), LastError>, StoreError> {
+        self.write(async |connection| {
+            handlers::call_sql(connection, function, event, time_out).await
+        })
+        .await
+    }
+
+    async fn find_sql_function(
+        &self,
+        function: &SqlFunctionName,
+    ) -> Result<SqlFunctions, StoreError> {
+        self.write(async |connection| handlers::find_function(connection, function).await)
             .await
     }
 
