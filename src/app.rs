@@ -14,6 +14,7 @@ use crate::{
     commands::{Executor, Watch, Worker},
     config::{Config, DomainFileError},
     domain::{Clock, Domain, SystemClock, Timestamp, append::Committed},
+    handlers::{HandlerFunctions, Handlers},
     projections::{Projections, Rebuild},
     store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
     tail::Tail,
@@ -63,6 +64,7 @@ pub struct App {
     executor: Arc<Executor>,
     watch: Arc<Watch>,
     projections: Arc<Projections>,
+    handlers: Arc<Handlers>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
@@ -88,6 +90,19 @@ impl App {
     pub async fn start_with(
         config: &Config,
         domain: Domain,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StartError> {
+        Self::start_with_functions(config, domain, HandlerFunctions::new(), clock).await
+    }
+
+    /// Starts as [`App::start_with`] does, with functions in Rust that event handlers can be registered with.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with_functions(
+        config: &Config,
+        domain: Domain,
+        functions: HandlerFunctions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
         let domain = Arc::new(domain);
@@ -120,15 +135,28 @@ impl App {
             config,
         ));
         let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
+        let handlers = Handlers::start(
+            store.clone(),
+            tail.clone(),
+            clock.clone(),
+            functions,
+            &config.handlers,
+        )
+        .await?;
         let tasks = TaskTracker::new();
         tasks.spawn(watch.clone().look(tail.clone(), stopping.clone()));
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
             let (poller, stop) = (worker.clone(), stopping.clone());
             tasks.spawn(async move { poller.poll(stop).await });
+            // On SQLite there is no other server that could change something.
+            if store.doorbell().is_some() {
+                tasks.spawn(handlers.clone().watch_registry(stopping.clone()));
+            }
             let runner = Runner {
                 store: store.clone(),
                 projections: projections.clone(),
+                handlers: handlers.clone(),
                 worker,
                 owner: clock.new_id(),
                 lease: config.background.lease,
@@ -145,6 +173,7 @@ impl App {
             executor,
             watch,
             projections,
+            handlers,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
@@ -236,6 +265,12 @@ impl App {
     #[must_use]
     pub fn projections(&self) -> &Arc<Projections> {
         &self.projections
+    }
+
+    /// The event handlers: the registry, and giving events again.
+    #[must_use]
+    pub fn handlers(&self) -> &Arc<Handlers> {
+        &self.handlers
     }
 
     /// Where instants and ids come from.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     commands::{Worker, run_worker},
     domain::{FencingToken, Partition},
+    handlers::{Handlers, run_dispatcher},
     projections::{Ended, Projections, run_projector, run_publisher},
     store::{LeaseGrant, Store},
 };
@@ -31,6 +32,7 @@ const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
 pub(super) struct Runner {
     pub(super) store: Store,
     pub(super) projections: Arc<Projections>,
+    pub(super) handlers: Arc<Handlers>,
     pub(super) worker: Arc<Worker>,
     /// What tells this server's leases from those of others.
     pub(super) owner: Uuid,
@@ -68,6 +70,11 @@ impl Runner {
         if self.projections.publishes() {
             running.spawn(run_publisher(projections(), partition, token, stop.clone()));
         }
+        let dispatch = run_dispatcher(self.handlers.clone(), partition, token, stop.clone());
+        running.spawn(async move {
+            dispatch.await;
+            Ended::Stopped
+        });
         let work = run_worker(self.worker.clone(), partition, stop.clone());
         running.spawn(async move {
             work.await;

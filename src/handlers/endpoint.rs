@@ -50,7 +50,7 @@ pub(super) enum Change {
 pub(super) struct Turn {
     endpoint: Arc<Endpoint>,
     is_probe: bool,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Endpoint {
@@ -113,7 +113,7 @@ impl Endpoint {
         Some(Turn {
             endpoint: self.clone(),
             is_probe,
-            _permit: permit,
+            permit: Some(permit),
         })
     }
 
@@ -152,7 +152,8 @@ impl Drop for Turn {
         if self.is_probe {
             self.endpoint.lock().is_probing = false;
         }
-        // The permit itself goes a moment later; whoever is woken by this runs after it, or is woken by the next one.
+        // Before anybody is woken by it.
+        drop(self.permit.take());
         self.endpoint.changed.send_replace(());
     }
 }
