@@ -7,6 +7,7 @@ mod command;
 mod documents;
 mod errors;
 mod event;
+mod event_handler;
 mod json;
 mod loaders;
 mod order;

@@ -6,6 +6,7 @@ use super::{
     aggregate::{AggregateMutation, AggregateQuery},
     command::{CommandMutation, CommandQuery, CommandSubscription},
     event::{EventMutation, EventQuery, EventSubscription},
+    event_handler::{EventHandlerMutation, EventHandlerQuery},
     read_model::{ReadModelMutation, ReadModelQuery},
     read_model_changes::ReadModelSubscription,
     server::ServerQuery,
@@ -20,6 +21,7 @@ pub struct Query(
     CommandQuery,
     ReadModelQuery,
     StreamQuery,
+    EventHandlerQuery,
     ServerQuery,
 );
 
@@ -31,6 +33,7 @@ pub struct Mutation(
     CommandMutation,
     ReadModelMutation,
     StreamMutation,
+    EventHandlerMutation,
 );
 
 /// Every subscription goes from history over to live without a gap, a repeat or a change of order, and continues behind the

@@ -28,10 +28,11 @@ impl Handlers {
         event: Arc<Event>,
     ) -> Result<Vec<(Arc<EventHandler>, Delivery)>, StoreError> {
         let handlers = self.refresh().await?;
-        let wanting = handlers
+        let wanting: Vec<Arc<EventHandler>> = handlers
             .iter()
             .filter(|handler| handler.is_active && handler.wants(&event))
-            .cloned();
+            .cloned()
+            .collect();
         let given: Vec<_> = stream::iter(wanting)
             .map(|handler| {
                 let (handlers, event) = (self.clone(), event.clone());
