@@ -168,12 +168,13 @@ BEGIN
         END LOOP;
         FOR v_ord IN 1 .. v_steps LOOP
             CONTINUE WHEN NOT v_touched[v_ord] OR NOT v_saved[v_ord];
-            SELECT greatest(0, ceil(extract(epoch FROM d.next_attempt_at - clock_timestamp()) * 1000))::bigint
-            INTO v_next_due_ms[v_ord]
-            FROM deliveries d
-            WHERE d.partition_no = p_partition_no AND d.handler_id = p_handler_id[v_ord] AND d.status = 'RETRYING'
-            ORDER BY d.next_attempt_at
-            LIMIT 1;
+            v_next_due_ms[v_ord] := (
+                SELECT greatest(0, ceil(extract(epoch FROM d.next_attempt_at - clock_timestamp()) * 1000))::bigint
+                FROM deliveries d
+                WHERE d.partition_no = p_partition_no AND d.handler_id = p_handler_id[v_ord] AND d.status = 'RETRYING'
+                ORDER BY d.next_attempt_at
+                LIMIT 1
+            );
         END LOOP;
     END IF;
 
