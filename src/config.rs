@@ -338,6 +338,9 @@ mod tests {
         assert_eq!(config.commands.state_cache_bytes, 64 << 20);
         assert_eq!(config.commands.attempts, 8);
         assert_eq!(config.commands.retry_delay, Duration::from_secs(1));
+        assert_eq!(config.handlers.retry_delay, Duration::from_secs(5));
+        assert_eq!(config.handlers.attempts, 8);
+        assert!(!config.handlers.allow_private && config.handlers.webhook_secrets.is_empty());
     }
 
     #[test]
@@ -407,9 +410,9 @@ mod tests {
                 .to_string()
                 .contains("--token admin=")
         );
-        config.access.tokens = vec!["read=secret".parse().unwrap()];
+        config.access.tokens = vec!["read=hunter2".parse().unwrap()];
         assert_eq!(config.check(), Ok(()));
-        assert!(!format!("{config:?}").contains("secret"));
+        assert!(!format!("{config:?}").contains("hunter2"));
     }
 
     #[test]

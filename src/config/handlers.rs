@@ -184,12 +184,17 @@ mod tests {
 
     #[test]
     fn a_secret_is_read_and_never_printed() {
-        let secret: WebhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().expect("right");
+        let secret: WebhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+            .parse()
+            .expect("right");
         assert_eq!(secret.key().len(), 24);
         assert_eq!(format!("{secret:?}"), "WebhookSecret(…)");
         for wrong in ["hunter2", "whsec_?", "whsec_c2hvcnQ=", "whsec_"] {
             let error = wrong.parse::<WebhookSecret>().expect_err(wrong);
-            assert!(error.contains("openssl") && !error.contains("hunter2"), "{error}");
+            assert!(
+                error.contains("openssl") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
     }
 }

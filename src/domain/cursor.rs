@@ -6,8 +6,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
 use super::{
-    AggregateId, CommandId, DatabaseId, DeliveryId, Partition, PartitionCount, Position, ReadModelTime,
-    StreamName, Timestamp,
+    AggregateId, CommandId, DatabaseId, DeliveryId, Partition, PartitionCount, Position,
+    ReadModelTime, StreamName, Timestamp,
 };
 
 const FORMAT: u8 = 1;

@@ -3,8 +3,8 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    AggregateId, CheckpointStep, DeliveryId, FencingToken, HandlerId, NewEntry, Partition, Position,
-    SqlFunctionName, Timestamp,
+    AggregateId, CheckpointStep, DeliveryId, FencingToken, HandlerId, NewEntry, Partition,
+    Position, SqlFunctionName, Timestamp,
     append::{AppendedEntry, Outcome},
 };
 

@@ -39,7 +39,8 @@ pub use decider::{
     Rejection, State,
 };
 pub use delivery::{
-    Delivery, DeliveryStatus, DeliveryWrite, HandlerStep, LastError, SavedStep, SqlRun, SqlRunOutcome, SqlTry,
+    Delivery, DeliveryStatus, DeliveryWrite, HandlerStep, LastError, SavedStep, SqlRun,
+    SqlRunOutcome, SqlTry,
 };
 pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};

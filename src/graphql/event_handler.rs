@@ -71,7 +71,11 @@ impl EventHandlerObject {
     /// Events of the log, of any type, that it has still to look at.
     async fn lag_events(&self, ctx: &Context<'_>) -> Result<Long> {
         let loaders = ctx.data_unchecked::<Arc<Loaders>>();
-        let lag = loaders.handler_lags.one(self.0.id).await?.unwrap_or_default();
+        let lag = loaders
+            .handler_lags
+            .one(self.0.id)
+            .await?
+            .unwrap_or_default();
         Ok(Long(i64::try_from(lag).unwrap_or(Position::MAX.0)))
     }
 
@@ -100,7 +104,13 @@ impl EventHandlerObject {
                 (place, DeliveryObject::new(self.0.clone(), delivery))
             })
             .collect();
-        Ok(DeliveryConnection::new(store, nodes, after.is_some(), has_next, None))
+        Ok(DeliveryConnection::new(
+            store,
+            nodes,
+            after.is_some(),
+            has_next,
+            None,
+        ))
     }
 }
 
@@ -188,7 +198,10 @@ impl DeliveryObject {
 
     /// Why the last attempt failed.
     async fn last_error(&self) -> Option<&str> {
-        self.delivery.last_error.as_ref().map(|error| error.as_str())
+        self.delivery
+            .last_error
+            .as_ref()
+            .map(|error| error.as_str())
     }
 
     /// When it is tried next.
@@ -223,7 +236,12 @@ impl Plain for DeliveryObject {
     }
 }
 
-connection!(DeliveryConnection, DeliveryEdge, DeliveryObject, "deliveries");
+connection!(
+    DeliveryConnection,
+    DeliveryEdge,
+    DeliveryObject,
+    "deliveries"
+);
 
 /// A handler to register.
 #[derive(InputObject)]
@@ -276,8 +294,17 @@ async fn start_place(store: &Store, text: &str) -> Result<Vec<Position>, ApiErro
     let cursor = Cursor::decode(text, database, partitions).map_err(wrong)?;
     let place = place_of(cursor).ok_or_else(|| wrong(CursorError::OtherKind))?;
     let heads = store.heads().await?.events;
-    if place.behind.iter().zip(&heads).any(|(place, head)| place > head) {
-        return Err(ApiError::not_reached(Place::behind(heads), database, partitions));
+    if place
+        .behind
+        .iter()
+        .zip(&heads)
+        .any(|(place, head)| place > head)
+    {
+        return Err(ApiError::not_reached(
+            Place::behind(heads),
+            database,
+            partitions,
+        ));
     }
     Ok(place.behind)
 }

@@ -131,9 +131,11 @@ impl LookUp for EventAt {
         let mut found = HashMap::new();
         for (partition, positions) in of_partitions {
             let events = store.events_at(partition, &positions).await?;
-            found.extend(events.into_iter().map(|(position, event)| {
-                ((partition, position), Arc::new(event))
-            }));
+            found.extend(
+                events
+                    .into_iter()
+                    .map(|(position, event)| ((partition, position), Arc::new(event))),
+            );
         }
         Ok(found)
     }
@@ -146,10 +148,7 @@ impl LookUp for LagOfHandler {
     type Key = HandlerId;
     type Value = u64;
 
-    async fn find(
-        store: &Store,
-        ids: Vec<HandlerId>,
-    ) -> Result<HashMap<HandlerId, u64>, ApiError> {
+    async fn find(store: &Store, ids: Vec<HandlerId>) -> Result<HashMap<HandlerId, u64>, ApiError> {
         Ok(store.handler_lags(&ids).await?)
     }
 }

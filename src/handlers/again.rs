@@ -61,7 +61,9 @@ impl Handlers {
             HandlerFunction::Publish(stream) => self.publish(stream, &event).await?,
             HandlerFunction::Sql(function) => {
                 let time_out = self.config.time_out;
-                self.store.call_sql_function(function, &event, time_out).await?
+                self.store
+                    .call_sql_function(function, &event, time_out)
+                    .await?
             }
             HandlerFunction::Webhook(_) | HandlerFunction::Rust(_) => {
                 self.call(&handler, event.clone()).await
@@ -105,7 +107,8 @@ impl Handlers {
                     .into_iter()
                     .map(|place| Arc::new(entry.clone().stored(partition, place)))
                     .collect();
-                self.tail.take_committed(Committed::Entries(partition, entries));
+                self.tail
+                    .take_committed(Committed::Entries(partition, entries));
                 Ok(Ok(()))
             }
             Some(Outcome::Refused(refusal)) => Ok(Err(LastError::new(&refusal.to_string()))),

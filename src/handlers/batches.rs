@@ -133,7 +133,9 @@ impl Batches {
                     self.place.handlers.log(&self.place.handler, event);
                 }
                 let done = due.iter().map(|(delivery, _)| stored_delivery(delivery));
-                self.place.save(self.place.stored, done.collect(), Vec::new()).await
+                self.place
+                    .save(self.place.stored, done.collect(), Vec::new())
+                    .await
             }
             BatchFunction::Publish(stream) => {
                 let partition = self.place.handlers.store.partitions().of_stream(&stream);
@@ -142,7 +144,9 @@ impl Batches {
                     (partition, entry, stored_delivery(delivery))
                 });
                 let entries = entries.collect();
-                self.place.save(self.place.stored, Vec::new(), entries).await
+                self.place
+                    .save(self.place.stored, Vec::new(), entries)
+                    .await
             }
             BatchFunction::Sql(function) => {
                 let tries: Vec<SqlTry> = due.iter().map(|(delivery, _)| again(delivery)).collect();
@@ -220,7 +224,10 @@ impl Batches {
             most_failures: self.place.endpoint.failures_left(),
             time_out: config.time_out,
         };
-        let ran = handlers.store.run_sql_handler(self.place.partition, &run).await?;
+        let ran = handlers
+            .store
+            .run_sql_handler(self.place.partition, &run)
+            .await?;
         let Some(ran) = ran else {
             return Ok(Stored::Lost);
         };

@@ -20,9 +20,7 @@ use super::{
     place::{Fault, IDLE_EVERY, Place, Stored, stored_delivery},
 };
 use crate::{
-    domain::{
-        AggregateId, Delivery, DeliveryId, DeliveryWrite, Event, LastError, Position,
-    },
+    domain::{AggregateId, Delivery, DeliveryId, DeliveryWrite, Event, LastError, Position},
     tail::PartitionFollower,
 };
 
@@ -133,7 +131,11 @@ impl Calls {
             let can_fetch = shut.is_none() && self.due.is_empty() && self.taken.len() < MOST_DUE;
             let far = Instant::now() + IDLE_EVERY;
             let store_at = self.place.stored_at
-                + if self.has_delivered { STORE_EVERY } else { IDLE_EVERY };
+                + if self.has_delivered {
+                    STORE_EVERY
+                } else {
+                    IDLE_EVERY
+                };
             tokio::select! {
                 Some(finished) = self.running.join_next() => {
                     // A call that was aborted has nothing to tell.
@@ -186,7 +188,9 @@ impl Calls {
             let slot = &self.window[index];
             let aggregate = slot.event.aggregate_id;
             match slot.state {
-                SlotState::Waiting if !passed.contains(&aggregate) && !self.busy.contains(&aggregate) => {
+                SlotState::Waiting
+                    if !passed.contains(&aggregate) && !self.busy.contains(&aggregate) =>
+                {
                     let Some(turn) = self.place.endpoint.turn() else {
                         return;
                     };

@@ -32,9 +32,8 @@ pub(super) fn document(event: &Event, database: DatabaseId) -> String {
     set("aggregateversion", event.version.0.into());
     let metadata = event.metadata.to_value().unwrap_or_default();
     for (key, name) in METADATA {
-        let is_right = |text: &&str| {
-            !text.is_empty() && (key != "traceparent" || is_traceparent(text))
-        };
+        let is_right =
+            |text: &&str| !text.is_empty() && (key != "traceparent" || is_traceparent(text));
         if let Some(text) = metadata.get(key).and_then(Value::as_str).filter(is_right) {
             set(name, text.into());
         }
@@ -110,7 +109,8 @@ mod tests {
 
     #[test]
     fn an_event_is_a_document_with_all_that_is_asked_for() {
-        let metadata = json!({ "correlationId": "c-1", "traceparent": TRACE, "other": 1, "causationId": 7 });
+        let metadata =
+            json!({ "correlationId": "c-1", "traceparent": TRACE, "other": 1, "causationId": 7 });
         let text = document(&event(&metadata), DatabaseId(Uuid::from_u128(9)));
         let document: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(
@@ -134,7 +134,10 @@ mod tests {
 
     #[test]
     fn only_a_valid_trace_goes_into_a_header() {
-        assert_eq!(traceparent(&event(&json!({ "traceparent": TRACE }))).as_deref(), Some(TRACE));
+        assert_eq!(
+            traceparent(&event(&json!({ "traceparent": TRACE }))).as_deref(),
+            Some(TRACE)
+        );
         for wrong in [
             json!({}),
             json!({ "traceparent": 7 }),

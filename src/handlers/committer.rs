@@ -137,7 +137,10 @@ impl Run {
             if group.len() >= MOST_STEPS || rows >= MOST_ROWS || left.len() >= MOST_STEPS {
                 break;
             }
-            next = self.postponed.pop_front().or_else(|| self.waiting.try_recv().ok());
+            next = self
+                .postponed
+                .pop_front()
+                .or_else(|| self.waiting.try_recv().ok());
         }
         left.append(&mut self.postponed);
         self.postponed = left;
@@ -208,7 +211,8 @@ impl Run {
             }
         }
         for (stream, entries) in of_streams {
-            self.tail.take_committed(Committed::Entries(stream, entries));
+            self.tail
+                .take_committed(Committed::Entries(stream, entries));
         }
     }
 }

@@ -21,9 +21,7 @@ use super::{
     committer::{Committer, committer},
     place::Place,
 };
-use crate::domain::{
-    EventHandler, FencingToken, HandlerFunction, HandlerId, Partition, Position,
-};
+use crate::domain::{EventHandler, FencingToken, HandlerFunction, HandlerId, Partition, Position};
 
 /// The pause before a task that has ended by itself begins again.
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);

@@ -54,7 +54,11 @@ pub(super) struct Turn {
 }
 
 impl Endpoint {
-    pub(super) fn new(concurrency: u32, first_pause: Duration, longest_pause: Duration) -> Arc<Self> {
+    pub(super) fn new(
+        concurrency: u32,
+        first_pause: Duration,
+        longest_pause: Duration,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             permits: Arc::new(Semaphore::new(concurrency as usize)),
@@ -208,7 +212,11 @@ mod tests {
         }
         assert_eq!(fail(&endpoint), Some(Change::Paused(SECOND)));
         assert_eq!(late.report(false), None);
-        assert_eq!(late.report(true), Some(Change::Resumed), "but one that succeeds ends it");
+        assert_eq!(
+            late.report(true),
+            Some(Change::Resumed),
+            "but one that succeeds ends it"
+        );
     }
 
     #[tokio::test]

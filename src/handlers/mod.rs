@@ -131,7 +131,10 @@ impl Handlers {
             };
             if let Err(error) = refreshed {
                 let error = &error as &dyn Error;
-                tracing::warn!(error, "the registry of handlers cannot be read; trying again");
+                tracing::warn!(
+                    error,
+                    "the registry of handlers cannot be read; trying again"
+                );
             }
         }
     }
@@ -157,7 +160,10 @@ impl Handlers {
         };
         let registered = self.store.register_handler(&handler).await;
         registered.map_err(RegisterError::Write)?;
-        let found = self.find(&handler.name).await.map_err(RegisterError::Read)?;
+        let found = self
+            .find(&handler.name)
+            .await
+            .map_err(RegisterError::Read)?;
         found.ok_or_else(|| {
             let removed = "somebody else has removed the handler at the same time";
             RegisterError::Read(StoreError::Inconsistent(removed.to_owned()))
@@ -168,9 +174,11 @@ impl Handlers {
         let wrong = |message: String| Err(RegisterError::Function(message));
         match function {
             HandlerFunction::Log | HandlerFunction::Publish(_) => Ok(()),
-            HandlerFunction::Webhook(url) => {
-                self.webhooks.check(url).await.map_err(RegisterError::Function)
-            }
+            HandlerFunction::Webhook(url) => self
+                .webhooks
+                .check(url)
+                .await
+                .map_err(RegisterError::Function),
             HandlerFunction::Rust(name) if self.functions.has(name) => Ok(()),
             HandlerFunction::Rust(name) => {
                 let known: Vec<&str> = self.functions.names().collect();
@@ -308,7 +316,9 @@ impl Handlers {
     fn lock_endpoints(
         &self,
     ) -> std::sync::MutexGuard<'_, HashMap<HandlerId, (HandlerFunction, Arc<Endpoint>)>> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+        self.endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls a webhook or a function in Rust.

@@ -176,7 +176,11 @@ impl Place {
         if let Err(error) = store.pause_handler(handler.id, paused).await {
             // It is for people only: the next change writes it again.
             let error = &error as &dyn Error;
-            tracing::warn!(handler = handler.name.as_str(), error, "a handler's pause is not stored");
+            tracing::warn!(
+                handler = handler.name.as_str(),
+                error,
+                "a handler's pause is not stored"
+            );
         }
     }
 }

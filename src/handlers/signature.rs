@@ -41,6 +41,9 @@ mod tests {
         };
         let expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
         assert_eq!(sign(std::slice::from_ref(&secret)), expected);
-        assert_eq!(sign(&[secret.clone(), secret]), format!("{expected} {expected}"));
+        assert_eq!(
+            sign(&[secret.clone(), secret]),
+            format!("{expected} {expected}")
+        );
     }
 }

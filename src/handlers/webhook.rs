@@ -3,12 +3,7 @@
 //! Names are resolved here, and only addresses that are allowed are connected to: a check of the name before would be of no use,
 //! for it may stand for another address a moment later.
 
-use std::{
-    error::Error,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use reqwest::{
     Client,
@@ -95,14 +90,15 @@ impl Webhooks {
         }
         // A name that cannot be resolved now may be later; each delivery looks anyway.
         let host = url.host().unwrap_or_default();
-        let Ok(Ok(addresses)) = timeout(RESOLVE_TIMEOUT, lookup_host((host.as_str(), 0))).await else {
+        let Ok(Ok(addresses)) = timeout(RESOLVE_TIMEOUT, lookup_host((host.as_str(), 0))).await
+        else {
             return Ok(());
         };
         let addresses: Vec<SocketAddr> = addresses.collect();
         match addresses.first() {
-            Some(first) if !addresses.iter().any(|address| is_public(address.ip())) => {
-                Err(format!("{host} stands for {}, which {NOT_ALLOWED}", first.ip()))
-            }
+            Some(first) if !addresses.iter().any(|address| is_public(address.ip())) => Err(
+                format!("{host} stands for {}, which {NOT_ALLOWED}", first.ip()),
+            ),
             _ => Ok(()),
         }
     }
@@ -116,7 +112,9 @@ impl Webhooks {
         now: Timestamp,
     ) -> Result<(), LastError> {
         let Some(client) = &self.client else {
-            return Err(LastError::new("the server can post nothing: its log says why"));
+            return Err(LastError::new(
+                "the server can post nothing: its log says why",
+            ));
         };
         if self.secrets.is_empty() {
             return Err(LastError::new(NO_SECRET));
@@ -134,14 +132,21 @@ impl Webhooks {
         let signature = sign(&self.secrets, &id, timestamp, &body);
         let mut request = client
             .post(url.as_str())
-            .header("content-type", "application/cloudevents+json; charset=utf-8")
+            .header(
+                "content-type",
+                "application/cloudevents+json; charset=utf-8",
+            )
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature);
         if let Some(trace) = traceparent(event) {
             request = request.header("traceparent", trace);
         }
-        let answer = request.body(body).send().await.map_err(|error| not_sent(&error))?;
+        let answer = request
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| not_sent(&error))?;
         let status = answer.status();
         if status.is_success() {
             Ok(())

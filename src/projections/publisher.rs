@@ -129,9 +129,7 @@ impl Publisher<'_> {
         for ((stream, entry), outcome) in entries.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Appended { places, .. } => {
-                    let stored = places
-                        .first()
-                        .map(|place| entry.stored(stream, *place));
+                    let stored = places.first().map(|place| entry.stored(stream, *place));
                     of_streams
                         .entry(stream)
                         .or_default()

@@ -186,9 +186,8 @@ impl Store {
         ids: Option<&[DeliveryId]>,
     ) -> Result<u64, StoreError> {
         let partitions = || self.partitions.iter().map(Partition::number);
-        let build = |update: &sea_orm::sea_query::UpdateStatement| {
-            self.backend.dialect().build(update)
-        };
+        let build =
+            |update: &sea_orm::sea_query::UpdateStatement| self.backend.dialect().build(update);
         let mut line_up = Query::update();
         line_up
             .table(Entity)
@@ -324,9 +323,8 @@ fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {
         aggregate_id: AggregateId(row.next()?),
         status: {
             let text: String = row.next()?;
-            DeliveryStatus::stored(&text).ok_or_else(|| {
-                StoreError::Inconsistent(format!("no delivery can be {text}"))
-            })?
+            DeliveryStatus::stored(&text)
+                .ok_or_else(|| StoreError::Inconsistent(format!("no delivery can be {text}")))?
         },
         attempts: row.next()?,
         last_error: row.next::<Option<String>>()?.map(LastError::stored),

@@ -105,13 +105,19 @@ impl Store {
                 OnConflict::column(Column::HandlerName)
                     .update_columns([Column::EventTypes, Column::HandlerFunction])
                     .value(Column::PausedUntil, Expr::val(None::<DateTime<Utc>>))
-                    .value(Column::Revision, Expr::col((Entity, Column::Revision)).add(1))
+                    .value(
+                        Column::Revision,
+                        Expr::col((Entity, Column::Revision)).add(1),
+                    )
                     .to_owned(),
             )
             .to_owned();
         let mut statements = vec![self.backend.dialect().build(&insert)];
         for partition in self.partitions.iter() {
-            let start = handler.start.as_ref().map(|start| start[partition.index()].0);
+            let start = handler
+                .start
+                .as_ref()
+                .map(|start| start[partition.index()].0);
             let sql = "INSERT INTO checkpoints (partition_no, name, position, fence) \
                        SELECT $1, $2, COALESCE($3, (SELECT MAX(e.position) FROM events e WHERE e.partition_no = $1), 0), 0 \
                        WHERE EXISTS (SELECT 1 FROM event_handlers h WHERE h.id = $4)";
@@ -193,10 +199,8 @@ impl Store {
     ) -> Result<HashMap<HandlerId, Position>, StoreError> {
         let mut positions = HashMap::with_capacity(ids.len());
         for chunk in ids.chunks(super::events::KEYS_A_STATEMENT) {
-            let names: HashMap<String, HandlerId> = chunk
-                .iter()
-                .map(|id| (id.checkpoint_name(), *id))
-                .collect();
+            let names: HashMap<String, HandlerId> =
+                chunk.iter().map(|id| (id.checkpoint_name(), *id)).collect();
             let mut sorted: Vec<&String> = names.keys().collect();
             sorted.sort();
             // One by one in the order of their names, as all who lock several of them.

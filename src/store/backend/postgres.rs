@@ -9,6 +9,7 @@ mod projection;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult,
     RuntimeErr, Statement, Value, Values,
@@ -21,7 +22,6 @@ use sea_orm::{
         postgres::{PgConnectOptions, PgConnection},
     },
 };
-use futures_util::TryStreamExt;
 use sea_query_sqlx::SqlxValues;
 use tokio::time::timeout;
 use uuid::Uuid;

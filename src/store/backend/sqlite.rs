@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr,
     Statement, Value, Values,
@@ -22,7 +23,6 @@ use sea_orm::{
         sqlite::{SqliteJournalMode, SqliteSynchronous},
     },
 };
-use futures_util::TryStreamExt;
 use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 

@@ -93,7 +93,10 @@ fn versions(taken: &[Posted]) -> HashMap<String, Vec<i64>> {
     let mut versions: HashMap<String, Vec<i64>> = HashMap::new();
     for posted in taken {
         let version = posted.body["aggregateversion"].as_i64().unwrap();
-        versions.entry(posted.aggregate()).or_default().push(version);
+        versions
+            .entry(posted.aggregate())
+            .or_default()
+            .push(version);
     }
     versions
 }
@@ -115,9 +118,16 @@ async fn a_webhook_is_given_each_wanted_event_as_a_signed_document(contract: Con
         panic!("{:?}", receiver.posted());
     };
     let (headers, body) = (&posted.headers, &posted.body);
-    assert_eq!(headers["content-type"], "application/cloudevents+json; charset=utf-8");
+    assert_eq!(
+        headers["content-type"],
+        "application/cloudevents+json; charset=utf-8"
+    );
     assert_eq!(headers["traceparent"], trace);
-    let id = format!("{}_{}", seen["id"].as_str().unwrap(), handler["id"].as_str().unwrap());
+    let id = format!(
+        "{}_{}",
+        seen["id"].as_str().unwrap(),
+        handler["id"].as_str().unwrap()
+    );
     assert_eq!(headers["webhook-id"], id);
     assert!(headers["webhook-signature"].starts_with("v1,"));
     assert!(headers["webhook-timestamp"].parse::<i64>().unwrap() > 1_700_000_000);
@@ -136,7 +146,9 @@ async fn a_webhook_is_given_each_wanted_event_as_a_signed_document(contract: Con
 }
 
 async fn a_receiver_that_fails_now_and_then_gets_every_event_in_order(contract: Contract) {
-    let contract = contract.quick(|config| config.handlers.attempts = 100).await;
+    let contract = contract
+        .quick(|config| config.handlers.attempts = 100)
+        .await;
     // Every third fails, and some take longer than they may.
     let receiver = Receiver::start(|no, _| match no {
         no if no % 3 == 1 => (500, Duration::ZERO),
@@ -144,7 +156,9 @@ async fn a_receiver_that_fails_now_and_then_gets_every_event_in_order(contract: 
         _ => (200, Duration::ZERO),
     })
     .await;
-    contract.register(json!({ "name": "hook", "function": receiver.url })).await;
+    contract
+        .register(json!({ "name": "hook", "function": receiver.url }))
+        .await;
     let aggregates = contract.aggregates(8);
     contract.append_rounds(&aggregates, 10).await;
     until("every event", async || {
@@ -190,19 +204,33 @@ async fn what_fails_waits_and_is_dead_after_the_last_attempt_and_the_aggregate_g
         (if is_bad { 422 } else { 200 }, Duration::ZERO)
     })
     .await;
-    contract.register(json!({ "name": "hook", "function": receiver.url })).await;
+    contract
+        .register(json!({ "name": "hook", "function": receiver.url }))
+        .await;
     contract.append_rounds(&[bad, good], 3).await;
     contract.handled("hook").await;
     let deliveries = contract.deliveries("hook").await;
     let statuses: Vec<_> = deliveries
         .iter()
-        .map(|delivery| (delivery["status"].as_str().unwrap(), delivery["attempts"].as_i64().unwrap()))
+        .map(|delivery| {
+            (
+                delivery["status"].as_str().unwrap(),
+                delivery["attempts"].as_i64().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(statuses, [("RETRYING", 1), ("WAITING", 0), ("WAITING", 0)]);
     assert!(deliveries[0]["lastError"].as_str().unwrap().contains("422"));
     assert!(deliveries[0]["nextAttemptAt"].is_string());
-    assert!(deliveries.iter().all(|delivery| delivery["event"]["aggregateId"] == json!(bad)));
-    assert_eq!(versions(&receiver.taken()), HashMap::from([(good.to_string(), vec![1, 2, 3])]));
+    assert!(
+        deliveries
+            .iter()
+            .all(|delivery| delivery["event"]["aggregateId"] == json!(bad))
+    );
+    assert_eq!(
+        versions(&receiver.taken()),
+        HashMap::from([(good.to_string(), vec![1, 2, 3])])
+    );
     // One of an aggregate that is held back waits, too.
     contract.append(event(bad)).await;
     let dead = until("a dead delivery", async || {
@@ -226,7 +254,9 @@ async fn dead_deliveries_are_put_back_in_line(contract: Contract) {
         (if fails { 500 } else { 200 }, Duration::ZERO)
     })
     .await;
-    contract.register(json!({ "name": "hook", "function": receiver.url })).await;
+    contract
+        .register(json!({ "name": "hook", "function": receiver.url }))
+        .await;
     contract.append_rounds(&ids, 3).await;
     let dead = until("dead deliveries", async || {
         let left = contract.deliveries("hook").await;
@@ -235,9 +265,22 @@ async fn dead_deliveries_are_put_back_in_line(contract: Contract) {
     .await;
     assert!(dead.iter().all(|delivery| delivery["status"] == "DEAD"));
     receiver.answer(|_, _| (200, Duration::ZERO));
-    until("the last events", async || (receiver.taken().len() == 2).then_some(())).await;
-    assert_eq!(contract.retry_dead("hook", Some(&[json!(Uuid::new_v4())])).await, 0);
-    assert_eq!(contract.retry_dead("hook", Some(&[dead[3]["id"].clone()])).await, 1);
+    until("the last events", async || {
+        (receiver.taken().len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(
+        contract
+            .retry_dead("hook", Some(&[json!(Uuid::new_v4())]))
+            .await,
+        0
+    );
+    assert_eq!(
+        contract
+            .retry_dead("hook", Some(&[dead[3]["id"].clone()]))
+            .await,
+        1
+    );
     until("one delivery less", async || {
         (contract.deliveries("hook").await.len() == 3).then_some(())
     })
@@ -249,7 +292,11 @@ async fn dead_deliveries_are_put_back_in_line(contract: Contract) {
     .await;
     let taken = versions(&receiver.taken());
     let first = dead[0]["event"]["aggregateId"].as_str().unwrap();
-    assert_eq!(taken[first], [3, 1, 2], "those of one aggregate in their order");
+    assert_eq!(
+        taken[first],
+        [3, 1, 2],
+        "those of one aggregate in their order"
+    );
     assert_eq!(receiver.taken().len(), 6);
     assert_eq!(contract.retry_dead("hook", None).await, 0);
 }
@@ -262,7 +309,9 @@ async fn an_endpoint_that_fails_five_times_pauses_its_handler_until_it_answers(c
         })
         .await;
     let receiver = Receiver::answering(500).await;
-    contract.register(json!({ "name": "hook", "function": receiver.url })).await;
+    contract
+        .register(json!({ "name": "hook", "function": receiver.url }))
+        .await;
     let aggregates = contract.aggregates(40);
     contract.append_rounds(&aggregates, 2).await;
     until("a pause", async || {
@@ -271,19 +320,28 @@ async fn an_endpoint_that_fails_five_times_pauses_its_handler_until_it_answers(c
     .await;
     // Probes go on; each may leave a delivery, and no event does without one.
     let posted = receiver.posted().len();
-    until("a probe", async || (receiver.posted().len() > posted + 2).then_some(())).await;
+    until("a probe", async || {
+        (receiver.posted().len() > posted + 2).then_some(())
+    })
+    .await;
     let stored = contract.deliveries("hook").await.len();
     assert!(stored <= 2 * receiver.posted().len(), "{stored}");
     assert_eq!(contract.handler("hook").await["isPaused"], true);
     receiver.answer(|_, _| (200, Duration::ZERO));
-    until("all events", async || (receiver.taken().len() >= 80).then_some(())).await;
+    until("all events", async || {
+        (receiver.taken().len() >= 80).then_some(())
+    })
+    .await;
     contract.handled("hook").await;
     until("the end of all deliveries", async || {
         contract.deliveries("hook").await.is_empty().then_some(())
     })
     .await;
     let handler = contract.handler("hook").await;
-    assert_eq!((&handler["isPaused"], &handler["isActive"]), (&json!(false), &json!(true)));
+    assert_eq!(
+        (&handler["isPaused"], &handler["isActive"]),
+        (&json!(false), &json!(true))
+    );
     for (aggregate, versions) in versions(&receiver.taken()) {
         assert_eq!(versions, [1, 2], "{aggregate}");
     }
@@ -292,9 +350,14 @@ async fn an_endpoint_that_fails_five_times_pauses_its_handler_until_it_answers(c
 async fn a_redirect_is_not_followed(contract: Contract) {
     let contract = contract.quick(|config| config.handlers.attempts = 1).await;
     let receiver = Receiver::answering(307).await;
-    contract.register(json!({ "name": "hook", "function": receiver.url })).await;
+    contract
+        .register(json!({ "name": "hook", "function": receiver.url }))
+        .await;
     contract.fill(1).await;
-    let dead = until("a dead delivery", async || contract.deliveries("hook").await.pop()).await;
+    let dead = until("a dead delivery", async || {
+        contract.deliveries("hook").await.pop()
+    })
+    .await;
     assert!(dead["lastError"].as_str().unwrap().contains("307"));
     assert_eq!(receiver.posted().len(), 1);
 }
@@ -315,14 +378,19 @@ async fn private_addresses_are_refused_at_registration_and_at_delivery(contract:
         let input = json!({ "name": "hook", "function": url });
         let failure = contract.register_is_refused(input).await;
         assert_eq!(failure.extension("field"), "input.function");
-        assert!(failure.message().contains("TIDINGS_WEBHOOK_ALLOW_PRIVATE"), "{url}");
+        assert!(
+            failure.message().contains("TIDINGS_WEBHOOK_ALLOW_PRIVATE"),
+            "{url}"
+        );
     }
     assert_eq!(contract.handlers().await, [Value::Null; 0]);
     // One that was registered while it was allowed, by a name as well.
     let contract = contract.quick(|_| {}).await;
     for (name, host) in [("address", "127.0.0.1"), ("name", "localhost")] {
         let url = receiver.url.replace("127.0.0.1", host);
-        contract.register(json!({ "name": name, "function": url })).await;
+        contract
+            .register(json!({ "name": name, "function": url }))
+            .await;
     }
     let contract = contract
         .quick(|config| {
@@ -332,7 +400,10 @@ async fn private_addresses_are_refused_at_registration_and_at_delivery(contract:
         .await;
     contract.fill(1).await;
     for name in ["address", "name"] {
-        let dead = until("a dead delivery", async || contract.deliveries(name).await.pop()).await;
+        let dead = until("a dead delivery", async || {
+            contract.deliveries(name).await.pop()
+        })
+        .await;
         let error = dead["lastError"].as_str().unwrap();
         assert!(error.contains("private"), "{error}");
     }
@@ -340,8 +411,13 @@ async fn private_addresses_are_refused_at_registration_and_at_delivery(contract:
 }
 
 async fn an_event_is_given_again_to_every_handler_that_wants_it(contract: Contract) {
-    let contract = contract.quick(|config| config.handlers.retry_delay = Duration::from_secs(1)).await;
-    let (well, ill) = (Receiver::answering(200).await, Receiver::answering(200).await);
+    let contract = contract
+        .quick(|config| config.handlers.retry_delay = Duration::from_secs(1))
+        .await;
+    let (well, ill) = (
+        Receiver::answering(200).await,
+        Receiver::answering(200).await,
+    );
     for (name, function, types) in [
         ("copy", "publish:copy", json!([])),
         ("hook", well.url.as_str(), json!(["user_created"])),
@@ -349,7 +425,9 @@ async fn an_event_is_given_again_to_every_handler_that_wants_it(contract: Contra
         ("off", "publish:off", json!([])),
         ("other", "publish:other", json!(["other"])),
     ] {
-        contract.register(json!({ "name": name, "function": function, "eventTypes": types })).await;
+        contract
+            .register(json!({ "name": name, "function": function, "eventTypes": types }))
+            .await;
     }
     contract.set_active("off", false).await;
     let stored = contract.fill(1).await.remove(0);
@@ -362,13 +440,33 @@ async fn an_event_is_given_again_to_every_handler_that_wants_it(contract: Contra
     let deliveries = list(payload["deliveries"].clone());
     let told: Vec<_> = deliveries
         .iter()
-        .map(|delivery| (delivery["handler"]["name"].as_str().unwrap(), delivery["status"].as_str().unwrap()))
+        .map(|delivery| {
+            (
+                delivery["handler"]["name"].as_str().unwrap(),
+                delivery["status"].as_str().unwrap(),
+            )
+        })
         .collect();
-    assert_eq!(told, [("copy", "DELIVERED"), ("hook", "DELIVERED"), ("ill", "RETRYING")]);
-    assert!(deliveries.iter().all(|delivery| delivery["event"]["id"] == stored["id"]));
+    assert_eq!(
+        told,
+        [
+            ("copy", "DELIVERED"),
+            ("hook", "DELIVERED"),
+            ("ill", "RETRYING")
+        ]
+    );
+    assert!(
+        deliveries
+            .iter()
+            .all(|delivery| delivery["event"]["id"] == stored["id"])
+    );
     assert!(deliveries[2]["lastError"].as_str().unwrap().contains("500"));
     assert_eq!(well.taken().len(), 2);
-    assert_eq!(contract.stream("copy").await["lastPosition"], 1, "it was there already");
+    assert_eq!(
+        contract.stream("copy").await["lastPosition"],
+        1,
+        "it was there already"
+    );
     assert_eq!(contract.stream("off").await, Value::Null);
     // What failed is tried again.
     ill.answer(|_, _| (200, Duration::ZERO));
@@ -416,15 +514,30 @@ async fn a_function_in_rust_is_called_in_order_and_again_where_it_fails(contract
         client: server.client(),
         server,
     };
-    let failure = contract.register_is_refused(json!({ "name": "f", "function": "forget" })).await;
-    assert!(failure.message().contains("remember"), "{}", failure.message());
-    contract.register(json!({ "name": "f", "function": "remember" })).await;
+    let failure = contract
+        .register_is_refused(json!({ "name": "f", "function": "forget" }))
+        .await;
+    assert!(
+        failure.message().contains("remember"),
+        "{}",
+        failure.message()
+    );
+    contract
+        .register(json!({ "name": "f", "function": "remember" }))
+        .await;
     let aggregates = contract.aggregates(4);
     contract.append_rounds(&aggregates, 4).await;
-    until("every event", async || (called.lock().unwrap().len() >= 16).then_some(())).await;
+    until("every event", async || {
+        (called.lock().unwrap().len() >= 16).then_some(())
+    })
+    .await;
     for id in aggregates {
         let called = called.lock().unwrap();
-        let versions: Vec<i32> = called.iter().filter(|key| key.0 == id).map(|key| key.1).collect();
+        let versions: Vec<i32> = called
+            .iter()
+            .filter(|key| key.0 == id)
+            .map(|key| key.1)
+            .collect();
         assert_eq!(versions, [1, 2, 3, 4]);
     }
     contract.handled("f").await;
@@ -452,12 +565,16 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
          INSERT INTO noted VALUES (event, aggregate, (data ->> 'no')::int); \
          IF data ->> 'no' = '7' THEN RAISE EXCEPTION 'seven is too much'; END IF; END $$",
     );
-    contract.register(json!({ "name": "note", "function": "sql:note" })).await;
+    contract
+        .register(json!({ "name": "note", "function": "sql:note" }))
+        .await;
     let aggregates = contract.aggregates(4);
     for (no, id) in aggregates.iter().enumerate() {
         for step in 0..3 {
             let data = json!({ "no": 10 * no + step + if no == 0 { 6 } else { 0 } });
-            contract.append(with(event(*id), json!({ "data": data }))).await;
+            contract
+                .append(with(event(*id), json!({ "data": data })))
+                .await;
         }
     }
     let dead = until("a dead delivery", async || {
@@ -468,9 +585,17 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
     assert_eq!(dead[0]["lastError"], "seven is too much");
     assert_eq!(dead[0]["attempts"], 2);
     contract.handled("note").await;
-    let noted = database.text("SELECT string_agg(no::text, ',' ORDER BY no) FROM noted").await;
+    let noted = database
+        .text("SELECT string_agg(no::text, ',' ORDER BY no) FROM noted")
+        .await;
     assert_eq!(noted, "6,8,10,11,12,20,21,22,30,31,32");
-    assert_eq!(contract.process_event(&dead[0]["event"]["id"]).await["deliveries"][0]["status"], "DEAD");
+    assert_eq!(
+        contract.process_event(&dead[0]["event"]["id"]).await["deliveries"][0]["status"],
+        "DEAD"
+    );
     let other = contract.all_events().await[0]["id"].clone();
-    assert_eq!(contract.process_event(&other).await["deliveries"][0]["status"], "DELIVERED");
+    assert_eq!(
+        contract.process_event(&other).await["deliveries"][0]["status"],
+        "DELIVERED"
+    );
 }

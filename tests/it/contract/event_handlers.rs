@@ -28,7 +28,8 @@ impl Contract {
     /// Registers a handler: as it is then.
     pub async fn register(&self, input: Value) -> Value {
         let query = register();
-        self.ask(&query, json!({ "input": input })).await["registerEventHandler"]["eventHandler"].take()
+        self.ask(&query, json!({ "input": input })).await["registerEventHandler"]["eventHandler"]
+            .take()
     }
 
     pub async fn register_is_refused(&self, input: Value) -> crate::support::client::Failure {
@@ -37,7 +38,9 @@ impl Contract {
 
     /// A handler by its name.
     pub async fn handler(&self, name: &str) -> Value {
-        let query = format!("query($name: String!) {{ eventHandler(name: $name) {{ {HANDLER} lagEvents }} }}");
+        let query = format!(
+            "query($name: String!) {{ eventHandler(name: $name) {{ {HANDLER} lagEvents }} }}"
+        );
         self.ask(&query, json!({ "name": name })).await["eventHandler"].take()
     }
 
@@ -52,7 +55,8 @@ impl Contract {
             "mutation($input: SetEventHandlerActiveInput!) {{ setEventHandlerActive(input: $input) {{ eventHandler {{ {HANDLER} }} }} }}"
         );
         let input = json!({ "name": name, "isActive": is_active });
-        self.ask(&query, json!({ "input": input })).await["setEventHandlerActive"]["eventHandler"].take()
+        self.ask(&query, json!({ "input": input })).await["setEventHandlerActive"]["eventHandler"]
+            .take()
     }
 
     pub async fn remove_handler(&self, name: &str) -> bool {
@@ -69,7 +73,11 @@ impl Contract {
             }
         };
         let waited = tokio::time::timeout(LIMIT, wait).await;
-        assert!(waited.is_ok(), "{name} stays behind: {}", self.handler(name).await);
+        assert!(
+            waited.is_ok(),
+            "{name} stays behind: {}",
+            self.handler(name).await
+        );
     }
 
     /// The deliveries of a handler that are not done, by aggregate and version of their events.
@@ -100,15 +108,26 @@ async fn a_handler_is_registered_and_listed(contract: Contract) {
     assert_eq!(handler["function"], "log");
     assert_eq!(handler["isActive"], true);
     assert_eq!(handler["isPaused"], false);
-    let all = contract.register(json!({ "name": "audit", "function": "publish:audit" })).await;
+    let all = contract
+        .register(json!({ "name": "audit", "function": "publish:audit" }))
+        .await;
     assert_eq!(all["eventTypes"], json!([]));
     assert_eq!(contract.handlers().await, [all.clone(), handler.clone()]);
-    assert_eq!(contract.handler("welcome").await, with(handler, json!({ "lagEvents": 0 })));
+    assert_eq!(
+        contract.handler("welcome").await,
+        with(handler, json!({ "lagEvents": 0 }))
+    );
     assert_eq!(contract.handler("nobody").await, Value::Null);
-    for (event_type, expected) in [("user_seen", vec!["audit", "welcome"]), ("other", vec!["audit"])] {
+    for (event_type, expected) in [
+        ("user_seen", vec!["audit", "welcome"]),
+        ("other", vec!["audit"]),
+    ] {
         let query = "query($type: String) { eventHandlers(eventType: $type) { name } }";
         let found = contract.ask(query, json!({ "type": event_type })).await;
-        assert_eq!(pick(&list(found["eventHandlers"].clone()), "name"), expected);
+        assert_eq!(
+            pick(&list(found["eventHandlers"].clone()), "name"),
+            expected
+        );
     }
 }
 
@@ -126,7 +145,10 @@ async fn registering_again_changes_the_handler_and_keeps_its_place(contract: Con
     contract.handled("copy").await;
     assert_eq!(contract.stream("one").await["lastPosition"], 3);
     let two = contract.stream("two").await;
-    assert_eq!(pick(&list(two["entries"].clone()), "eventId"), pick(&newest, "id"));
+    assert_eq!(
+        pick(&list(two["entries"].clone()), "eventId"),
+        pick(&newest, "id")
+    );
 }
 
 async fn a_function_that_is_not_there_is_refused_with_what_would_be_right(contract: Contract) {
@@ -142,7 +164,11 @@ async fn a_function_that_is_not_there_is_refused_with_what_would_be_right(contra
         let failure = contract.register_is_refused(input).await;
         assert_eq!(failure.code(), "BAD_USER_INPUT");
         assert_eq!(failure.extension("field"), "input.function");
-        assert!(failure.message().contains(hint), "{function}: {}", failure.message());
+        assert!(
+            failure.message().contains(hint),
+            "{function}: {}",
+            failure.message()
+        );
     }
     let input = json!({ "name": "wrong", "function": "sql:not_there" });
     let failure = contract.register_is_refused(input).await;
@@ -155,7 +181,9 @@ async fn a_function_that_is_not_there_is_refused_with_what_would_be_right(contra
     assert_eq!(contract.handlers().await, [Value::Null; 0]);
 }
 
-async fn names_that_other_programs_give_a_meaning_to_are_refused_and_do_nothing(contract: Contract) {
+async fn names_that_other_programs_give_a_meaning_to_are_refused_and_do_nothing(
+    contract: Contract,
+) {
     let stored = contract.fill(2).await;
     for bad in [
         "a'b",
@@ -171,7 +199,12 @@ async fn names_that_other_programs_give_a_meaning_to_are_refused_and_do_nothing(
         let types = json!({ "name": "right", "function": "log", "eventTypes": ["right", bad] });
         for (input, field) in [(names, "input.name"), (types, "input.eventTypes[1]")] {
             let failure = contract.register_is_refused(input).await;
-            assert_eq!(failure.code(), "BAD_USER_INPUT", "{bad}: {}", failure.message());
+            assert_eq!(
+                failure.code(),
+                "BAD_USER_INPUT",
+                "{bad}: {}",
+                failure.message()
+            );
             assert_eq!(failure.extension("field"), field, "{bad}");
         }
         let input = json!({ "name": "right", "function": format!("sql:{bad}") });
@@ -196,8 +229,13 @@ async fn a_new_handler_begins_with_the_next_event_or_where_it_is_told(contract: 
     let before = contract.fill(4).await;
     let cursor = contract.newest_place().await;
     let between = contract.fill(4).await;
-    for (name, start) in [("all", json!("")), ("later", json!(cursor)), ("next", Value::Null)] {
-        let input = json!({ "name": name, "function": format!("publish:{name}"), "startAfter": start });
+    for (name, start) in [
+        ("all", json!("")),
+        ("later", json!(cursor)),
+        ("next", Value::Null),
+    ] {
+        let input =
+            json!({ "name": name, "function": format!("publish:{name}"), "startAfter": start });
         contract.register(input).await;
     }
     let after = contract.fill(4).await;
@@ -230,7 +268,9 @@ async fn a_place_that_is_none_is_refused(contract: Contract) {
     other.fill(1).await;
     let streams = {
         contract.append_entry(super::entry("s")).await;
-        let data = contract.ask("{ streams { pageInfo { endCursor } } }", json!({})).await;
+        let data = contract
+            .ask("{ streams { pageInfo { endCursor } } }", json!({}))
+            .await;
         data["streams"]["pageInfo"]["endCursor"].clone()
     };
     for (start, hint) in [
@@ -248,10 +288,15 @@ async fn a_place_that_is_none_is_refused(contract: Contract) {
 }
 
 async fn handlers_publish_each_wanted_event_once(contract: Contract) {
-    for (name, types) in [("a", json!([])), ("b", json!(["user_created"])), ("c", json!(["other"]))] {
+    for (name, types) in [
+        ("a", json!([])),
+        ("b", json!(["user_created"])),
+        ("c", json!(["other"])),
+    ] {
         // Two of them to one stream, which takes each event once.
         let stream = if name == "c" { "others" } else { "both" };
-        let input = json!({ "name": name, "function": format!("publish:{stream}"), "eventTypes": types });
+        let input =
+            json!({ "name": name, "function": format!("publish:{stream}"), "eventTypes": types });
         contract.register(input).await;
     }
     let events = contract.fill(8).await;
@@ -278,7 +323,9 @@ async fn handlers_publish_each_wanted_event_once(contract: Contract) {
 }
 
 async fn an_inactive_handler_is_given_nothing_and_goes_on_where_it_stopped(contract: Contract) {
-    contract.register(json!({ "name": "copy", "function": "publish:copy" })).await;
+    contract
+        .register(json!({ "name": "copy", "function": "publish:copy" }))
+        .await;
     contract.fill(2).await;
     contract.handled("copy").await;
     let handler = contract.set_active("copy", false).await;
@@ -297,7 +344,9 @@ async fn an_inactive_handler_is_given_nothing_and_goes_on_where_it_stopped(contr
 }
 
 async fn a_removed_handler_leaves_nothing_behind(contract: Contract) {
-    contract.register(json!({ "name": "copy", "function": "publish:copy" })).await;
+    contract
+        .register(json!({ "name": "copy", "function": "publish:copy" }))
+        .await;
     contract.fill(2).await;
     contract.handled("copy").await;
     assert!(contract.remove_handler("copy").await);
@@ -305,26 +354,40 @@ async fn a_removed_handler_leaves_nothing_behind(contract: Contract) {
     assert_eq!(contract.handlers().await, [Value::Null; 0]);
     contract.fill(2).await;
     // One of the same name begins anew.
-    contract.register(json!({ "name": "copy", "function": "publish:copy" })).await;
+    contract
+        .register(json!({ "name": "copy", "function": "publish:copy" }))
+        .await;
     contract.fill(1).await;
     contract.handled("copy").await;
     assert_eq!(contract.stream("copy").await["lastPosition"], 3);
 }
 
 async fn an_event_that_its_stream_does_not_take_is_a_dead_delivery(contract: Contract) {
-    contract.register(json!({ "name": "copy", "function": "publish:copy" })).await;
+    contract
+        .register(json!({ "name": "copy", "function": "publish:copy" }))
+        .await;
     let id = Uuid::new_v4();
-    let taken = with(super::entry("copy"), json!({ "eventId": id, "data": "something else" }));
+    let taken = with(
+        super::entry("copy"),
+        json!({ "eventId": id, "data": "something else" }),
+    );
     contract.append_entry(taken).await;
     let aggregate = Uuid::new_v4();
-    contract.append(with(event(aggregate), json!({ "id": id }))).await;
+    contract
+        .append(with(event(aggregate), json!({ "id": id })))
+        .await;
     contract.append(event(aggregate)).await;
     contract.handled("copy").await;
     let dead = contract.deliveries("copy").await;
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0]["status"], "DEAD");
     assert_eq!(dead[0]["event"]["id"], json!(id));
-    assert!(dead[0]["lastError"].as_str().unwrap().contains("another entry"));
+    assert!(
+        dead[0]["lastError"]
+            .as_str()
+            .unwrap()
+            .contains("another entry")
+    );
     // The aggregate has gone on.
     assert_eq!(contract.stream("copy").await["lastPosition"], 2);
 }

@@ -78,7 +78,10 @@ impl Receiver {
     }
 
     /// Answers otherwise from now on.
-    pub fn answer(&self, answer: impl Fn(usize, &Value) -> (u16, Duration) + Send + Sync + 'static) {
+    pub fn answer(
+        &self,
+        answer: impl Fn(usize, &Value) -> (u16, Duration) + Send + Sync + 'static,
+    ) {
         *self.answer.lock().unwrap() = Arc::new(answer);
     }
 
@@ -126,7 +129,8 @@ async fn serve(
             body,
             status,
         });
-        let text = format!("HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n");
+        let text =
+            format!("HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n");
         stream.write_all(text.as_bytes()).await?;
     }
 }

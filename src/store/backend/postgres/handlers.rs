@@ -127,10 +127,16 @@ fn read_saved(row: &PgRow, steps: &[HandlerStep]) -> Result<Vec<Option<SavedStep
                 (Some(other), _) => return Err(unknown_outcome(other)),
             });
         }
-        read.push(saved.get(index).copied().unwrap_or_default().then(|| SavedStep {
-            next_due: next_due.get(index).copied().flatten().map(duration),
-            entries,
-        }));
+        read.push(
+            saved
+                .get(index)
+                .copied()
+                .unwrap_or_default()
+                .then(|| SavedStep {
+                    next_due: next_due.get(index).copied().flatten().map(duration),
+                    entries,
+                }),
+        );
     }
     Ok(read)
 }
@@ -194,7 +200,11 @@ pub(super) async fn call_sql(
         return Ok(Err(LastError::new(&message)));
     };
     limit_statements(&mut transaction, time_out).await?;
-    let sql = format!("SELECT {}.{}($1, $2, $3::jsonb)", quoted(schema), quoted(name));
+    let sql = format!(
+        "SELECT {}.{}($1, $2, $3::jsonb)",
+        quoted(schema),
+        quoted(name)
+    );
     let called = sqlx::query(AssertSqlSafe(sql))
         .persistent(false)
         .bind(event.id.0)

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     domain::{
-        AggregateId, DeliveryStatus, DeliveryWrite, FencingToken, HandlerId, HandlerStep, LastError,
-        NewEntry, Partition, SavedStep, Timestamp,
+        AggregateId, DeliveryStatus, DeliveryWrite, FencingToken, HandlerId, HandlerStep,
+        LastError, NewEntry, Partition, SavedStep, Timestamp,
         append::{AppendedEntry, Outcome, Refusal},
     },
     store::StoreError,
@@ -181,7 +181,8 @@ async fn write_deliveries(
     let error = |write: &DeliveryWrite| write.last_error.as_ref().map(ToString::to_string);
     let is_done = |write: &DeliveryWrite| write.status == DeliveryStatus::Delivered;
     let (new, known): (Vec<_>, Vec<_>) = writes.iter().partition(|(_, write)| write.is_new);
-    let (done, changed): (Vec<_>, Vec<_>) = known.into_iter().partition(|(_, write)| is_done(write));
+    let (done, changed): (Vec<_>, Vec<_>) =
+        known.into_iter().partition(|(_, write)| is_done(write));
     DELETE
         .execute(connection, &done, |query, (_, write)| {
             query.bind(partition.number()).bind(write.id.0)
@@ -199,7 +200,10 @@ async fn write_deliveries(
                 .bind(now.to_utc())
         })
         .await?;
-    let new: Vec<_> = new.into_iter().filter(|(_, write)| !is_done(write)).collect();
+    let new: Vec<_> = new
+        .into_iter()
+        .filter(|(_, write)| !is_done(write))
+        .collect();
     INSERT
         .execute(connection, &new, |query, (handler, write)| {
             query
