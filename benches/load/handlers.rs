@@ -33,7 +33,10 @@ pub struct Handled {
 /// A server that may post to this machine.
 pub fn serve(database_url: &str) -> TestServer {
     TestServer::on(database_url)
-        .env("TIDINGS_WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+        .env(
+            "TIDINGS_WEBHOOK_SECRET",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        )
         .arguments(["--webhook-allow-private"])
         .start()
 }
@@ -94,10 +97,14 @@ fn settle(address: SocketAddr) -> Result<(), String> {
         let mut client = Client::open(address).await?;
         let began = Instant::now();
         loop {
-            let answer = client.ask("{ eventHandlers { name lagEvents } }", json!({})).await?;
+            let answer = client
+                .ask("{ eventHandlers { name lagEvents } }", json!({}))
+                .await?;
             let handlers = answer["data"]["eventHandlers"].as_array().cloned();
             let is_behind = |handler: &Value| {
-                let is_living = handler["name"].as_str().is_some_and(|name| name.starts_with("living"));
+                let is_living = handler["name"]
+                    .as_str()
+                    .is_some_and(|name| name.starts_with("living"));
                 is_living && handler["lagEvents"] != 0
             };
             if !handlers.unwrap_or_default().iter().any(is_behind) {
@@ -143,7 +150,10 @@ fn answer_all(mut stream: TcpStream) {
     loop {
         while let Some(end) = end_of_request(&bytes) {
             bytes.drain(..end);
-            if stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").is_err() {
+            if stream
+                .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+                .is_err()
+            {
                 return;
             }
         }
@@ -156,7 +166,9 @@ fn answer_all(mut stream: TcpStream) {
 
 fn end_of_request(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&bytes[..head]).ok()?.to_ascii_lowercase();
+    let text = std::str::from_utf8(&bytes[..head])
+        .ok()?
+        .to_ascii_lowercase();
     let length = text
         .lines()
         .find_map(|line| line.strip_prefix("content-length:"))?;

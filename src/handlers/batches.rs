@@ -204,10 +204,7 @@ impl Batches {
         from: Position,
         to: Position,
     ) -> Result<Stored, Fault> {
-        let Some(turn) = self.place.endpoint.turn() else {
-            self.follower.go_on_behind(self.place.stored);
-            return Ok(Stored::Yes);
-        };
+        let turn = self.place.endpoint.wait_for_turn().await;
         let handlers = self.place.handlers.clone();
         let config = &handlers.config;
         let delays: Vec<Duration> = (1..config.attempts)

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 
 /// After so many failures in a row a handler pauses.
@@ -121,6 +121,21 @@ impl Endpoint {
         })
     }
 
+    /// Waits for the right to call.
+    pub(super) async fn wait_for_turn(self: &Arc<Self>) -> Turn {
+        let mut changed = self.watch();
+        loop {
+            if let Some(turn) = self.turn() {
+                return turn;
+            }
+            let until = self.shut_until();
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -228,12 +243,26 @@ mod tests {
         assert!(endpoint.turn().is_some());
     }
 
-    #[tokio::test]
-    async fn so_many_calls_run_at_a_time() {
+    #[tokio::test(start_paused = true)]
+    async fn so_many_calls_run_at_a_time_and_others_wait_for_their_turn() {
         let endpoint = endpoint();
         let (_first, second) = (endpoint.turn(), endpoint.turn());
         assert!(endpoint.turn().is_none());
+        let waiting = endpoint.clone();
+        let waiting = tokio::spawn(async move { drop(waiting.wait_for_turn().await) });
+        tokio::time::sleep(SECOND).await;
+        assert!(!waiting.is_finished());
         drop(second);
+        waiting.await.expect("it has its turn");
         assert!(endpoint.turn().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_turn_has_the_probe_when_the_pause_is_over() {
+        let endpoint = endpoint();
+        endpoint.pause_for(SECOND);
+        let begun = Instant::now();
+        assert!(endpoint.wait_for_turn().await.is_probe);
+        assert_eq!(begun.elapsed(), SECOND);
     }
 }

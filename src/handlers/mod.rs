@@ -222,8 +222,11 @@ impl Handlers {
         let _turn = self.refreshing.lock().await;
         let stored = self.store.event_handlers().await?;
         let registered: Registered = Arc::new(stored.into_iter().map(Arc::new).collect());
-        self.lock_endpoints()
-            .retain(|id, _| registered.iter().any(|handler| handler.id == *id));
+        // One that was made inactive begins anew, without a pause.
+        self.lock_endpoints().retain(|id, _| {
+            let mut registered = registered.iter();
+            registered.any(|handler| handler.id == *id && handler.is_active)
+        });
         self.known.send_if_modified(|known| {
             let is_new = *known != registered;
             if is_new {

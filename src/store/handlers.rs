@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use entity::event_handlers::{Column, Entity};
 use sea_orm::{
     Statement, Value,
@@ -11,8 +10,9 @@ use sea_orm::{
 
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{
-    EventHandler, EventType, FencingToken, HandlerFunction, HandlerId, HandlerName, HandlerStep,
-    LastError, Partition, Position, SavedStep, SqlFunctionName, SqlRun, SqlRunOutcome, Timestamp,
+    EventHandler, EventType, FencingToken, FunctionName, HandlerFunction, HandlerId, HandlerName,
+    HandlerStep, LastError, Partition, Position, SavedStep, SqlFunctionName, SqlRun, SqlRunOutcome,
+    Timestamp,
 };
 
 /// The most handlers that are read: far more than anybody has, and far less than memory.
@@ -104,7 +104,13 @@ impl Store {
             .on_conflict(
                 OnConflict::column(Column::HandlerName)
                     .update_columns([Column::EventTypes, Column::HandlerFunction])
-                    .value(Column::PausedUntil, Expr::val(None::<DateTime<Utc>>))
+                    .value(
+                        Column::PausedUntil,
+                        Expr::cust(
+                            "CASE WHEN event_handlers.handler_function = excluded.handler_function \
+                             THEN event_handlers.paused_until END",
+                        ),
+                    )
                     .value(
                         Column::Revision,
                         Expr::col((Entity, Column::Revision)).add(1),
@@ -344,7 +350,10 @@ fn handler(mut row: Row<'_>) -> Result<EventHandler, StoreError> {
         serde_json::from_str(row.text()?).map_err(|_| wrong("list of event types"))?;
     let mut event_types: Vec<EventType> = types.into_iter().map(EventType::stored).collect();
     event_types.sort();
-    let function = HandlerFunction::parse(row.text()?).map_err(|_| wrong("function"))?;
+    let function = row.text()?;
+    // What somebody else has written there may be none: then no server has it.
+    let function = HandlerFunction::parse(function)
+        .unwrap_or_else(|_| HandlerFunction::Rust(FunctionName::stored(function)));
     Ok(EventHandler {
         id,
         name,

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Contract, event, list, pick, with};
-use crate::support::{client::LIMIT, in_process::Engine};
+use crate::support::{
+    client::LIMIT,
+    in_process::{Engine, TestServer},
+};
 
 cases!(
     a_handler_is_registered_and_listed,
@@ -20,6 +23,7 @@ cases!(
     a_removed_handler_leaves_nothing_behind,
     an_event_that_its_stream_does_not_take_is_a_dead_delivery,
     what_names_no_handler_is_not_found,
+    what_one_server_changes_another_one_knows_within_a_second,
 );
 
 const HANDLER: &str = "id name eventTypes function isActive isPaused createdAt";
@@ -399,4 +403,35 @@ async fn what_names_no_handler_is_not_found(contract: Contract) {
         assert_eq!(contract.refused(query, json!({})).await.code(), "NOT_FOUND");
     }
     assert!(!contract.remove_handler("nobody").await);
+}
+
+async fn what_one_server_changes_another_one_knows_within_a_second(contract: Contract) {
+    if contract.engine == Engine::Sqlite {
+        // There is one server.
+        return;
+    }
+    // The first one has the leases; the second one is told what to do.
+    let working = contract;
+    let server = TestServer::on(working.server.database.clone(), |_| {}).await;
+    let telling = Contract {
+        engine: working.engine,
+        partitions: working.partitions,
+        client: server.client(),
+        server,
+    };
+    let input = json!({ "name": "copy", "function": "publish:copy", "startAfter": "" });
+    telling.register(input).await;
+    working.fill(4).await;
+    working.handled("copy").await;
+    telling.set_active("copy", false).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    working.fill(4).await;
+    working.projected().await;
+    assert_eq!(working.stream("copy").await["lastPosition"], 4);
+    telling.set_active("copy", true).await;
+    working.handled("copy").await;
+    assert_eq!(working.stream("copy").await["lastPosition"], 8);
+    assert!(telling.remove_handler("copy").await);
+    telling.server.stop().await;
+    assert_eq!(working.handlers().await, [Value::Null; 0]);
 }

@@ -30,6 +30,9 @@ const FUNCTIONS: &str = "SELECT n.nspname, p.proname, p.proname = $1 AND CASE WH
      WHERE p.prokind = 'f' AND p.proargtypes = '2950 2950 3802'::oidvector \
      ORDER BY is_it DESC, n.nspname, p.proname LIMIT 6";
 
+/// How long calls may take at most, whatever the option says: a connection that is silent for longer is given up.
+const LONGEST_CALL: Duration = Duration::from_secs(12);
+
 /// What is said of an entry that its stream does not take.
 const REFUSED: &str = "the stream has another entry of this event's id";
 
@@ -263,10 +266,13 @@ async fn find(
         .collect()
 }
 
+/// Ends the statements of a transaction that take too long: before the connection is given up, so that what they have come to
+/// is known.
 async fn limit_statements(
     connection: &mut PgConnection,
     time_out: Duration,
 ) -> Result<(), StoreError> {
+    let time_out = time_out.min(LONGEST_CALL);
     sqlx::query("SELECT set_config('statement_timeout', $1, true)")
         .bind(milliseconds(time_out).to_string())
         .execute(connection)
