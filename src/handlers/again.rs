@@ -60,6 +60,7 @@ impl Handlers {
             }
             HandlerFunction::Publish(stream) => self.publish(stream, &event).await?,
             HandlerFunction::Sql(function) => {
+                let _permit = self.sql_calls.acquire().await;
                 let time_out = self.config.time_out;
                 self.store
                     .call_sql_function(function, &event, time_out)

@@ -206,6 +206,7 @@ impl Batches {
     ) -> Result<Stored, Fault> {
         let turn = self.place.endpoint.wait_for_turn().await;
         let handlers = self.place.handlers.clone();
+        let _permit = handlers.sql_calls.acquire().await;
         let config = &handlers.config;
         let delays: Vec<Duration> = (1..config.attempts)
             .map(|attempt| retry_delay(config, attempt, handlers.clock.new_id()))

@@ -35,6 +35,8 @@ struct State {
     pauses: u32,
     paused_until: Option<Instant>,
     is_probing: bool,
+    /// Whether the pause was told to others, who have to be told of its end.
+    is_told: bool,
 }
 
 /// What the end of a call has changed.
@@ -75,6 +77,18 @@ impl Endpoint {
             state.failures = MOST_FAILURES;
             state.pauses = 1;
             state.paused_until = Some(Instant::now() + time);
+            state.is_told = true;
+        }
+    }
+
+    /// Ends a pause, for somebody wants to have it tried.
+    pub(super) fn resume(&self) {
+        let mut state = self.lock();
+        if state.paused_until.take().is_some() {
+            state.failures = 0;
+            state.pauses = 0;
+            drop(state);
+            self.changed.send_replace(());
         }
     }
 
@@ -148,7 +162,8 @@ impl Turn {
         if succeeded {
             state.failures = 0;
             state.pauses = 0;
-            return state.paused_until.take().map(|_| Change::Resumed);
+            state.paused_until = None;
+            return std::mem::take(&mut state.is_told).then_some(Change::Resumed);
         }
         state.failures = state.failures.saturating_add(1);
         let begins = state.paused_until.is_none() && state.failures >= MOST_FAILURES;
@@ -162,6 +177,7 @@ impl Turn {
         let pause = pause.min(self.endpoint.longest_pause);
         state.pauses = state.pauses.saturating_add(1).min(31);
         state.paused_until = Some(Instant::now() + pause);
+        state.is_told = true;
         Some(Change::Paused(pause))
     }
 }
@@ -241,6 +257,20 @@ mod tests {
         let probe = endpoint.turn().expect("a probe");
         drop(probe);
         assert!(endpoint.turn().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_pause_can_be_ended_and_its_end_is_told_once_a_call_succeeds() {
+        let endpoint = endpoint();
+        for _ in 0..5 {
+            fail(&endpoint);
+        }
+        assert!(endpoint.turn().is_none());
+        endpoint.resume();
+        assert_eq!(fail(&endpoint), None, "it begins to count anew");
+        let turn = endpoint.turn().expect("a turn");
+        assert_eq!(turn.report(true), Some(Change::Resumed));
+        assert_eq!(turn.report(true), None);
     }
 
     #[tokio::test(start_paused = true)]

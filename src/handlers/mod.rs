@@ -22,7 +22,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex as AsyncMutex, watch},
+    sync::{Mutex as AsyncMutex, Semaphore, watch},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,9 @@ use crate::{
 
 /// How often it is looked at what other servers have changed in the registry.
 const POLL_EVERY: Duration = Duration::from_millis(500);
+
+/// Calls of functions in SQL that run at a time: each has a connection of its own, and whoever appends needs some, too.
+const SQL_CALLS_AT_A_TIME: usize = 16;
 
 /// The handlers of a database, sorted by name.
 pub type Registered = Arc<Vec<Arc<EventHandler>>>;
@@ -82,6 +85,7 @@ pub struct Handlers {
     config: config::Handlers,
     functions: HandlerFunctions,
     webhooks: Webhooks,
+    sql_calls: Semaphore,
     known: watch::Sender<Registered>,
     /// Held while the registry is read, so that what was read first is not told last.
     refreshing: AsyncMutex<()>,
@@ -108,6 +112,7 @@ impl Handlers {
             clock,
             config: config.clone(),
             functions,
+            sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME),
             known: watch::Sender::new(Arc::default()),
             refreshing: AsyncMutex::default(),
             endpoints: Mutex::default(),
@@ -222,11 +227,7 @@ impl Handlers {
         let _turn = self.refreshing.lock().await;
         let stored = self.store.event_handlers().await?;
         let registered: Registered = Arc::new(stored.into_iter().map(Arc::new).collect());
-        // One that was made inactive begins anew, without a pause.
-        self.lock_endpoints().retain(|id, _| {
-            let mut registered = registered.iter();
-            registered.any(|handler| handler.id == *id && handler.is_active)
-        });
+        self.review_endpoints(&registered);
         self.known.send_if_modified(|known| {
             let is_new = *known != registered;
             if is_new {
@@ -314,6 +315,28 @@ impl Handlers {
         }
         endpoints.insert(handler.id, (handler.function.clone(), endpoint.clone()));
         endpoint
+    }
+
+    /// Forgets the endpoints of handlers that are gone. Of one that somebody has changed the pause ends, unless it is stored.
+    fn review_endpoints(&self, registered: &[Arc<EventHandler>]) {
+        let known = self.known.borrow().clone();
+        let known: HashMap<HandlerId, i64> = known
+            .iter()
+            .map(|handler| (handler.id, handler.revision))
+            .collect();
+        let mut endpoints = self.lock_endpoints();
+        endpoints.retain(|id, _| registered.iter().any(|handler| handler.id == *id));
+        for handler in registered {
+            let is_changed = known
+                .get(&handler.id)
+                .is_some_and(|revision| *revision != handler.revision);
+            if is_changed
+                && handler.paused_until.is_none()
+                && let Some((_, endpoint)) = endpoints.get(&handler.id)
+            {
+                endpoint.resume();
+            }
+        }
     }
 
     fn lock_endpoints(

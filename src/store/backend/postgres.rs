@@ -53,8 +53,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one that writes may take, beside waiting for its locks.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 const OLDEST_VERSION: i32 = 150_000;
-/// Each of 16 partitions writes to two logs at a time, and some appends go over several partitions.
-const MAX_WRITERS: u32 = 40;
+/// Each of 16 partitions writes to two logs at a time, some appends go over several partitions, and handlers call functions.
+const MAX_WRITERS: u32 = 56;
 
 pub(super) struct Postgres {
     readers: Arc<Kept<sqlx::Postgres>>,

@@ -32,6 +32,9 @@ cases!(
     an_event_is_given_again_to_every_handler_that_wants_it,
     a_function_in_rust_is_called_in_order_and_again_where_it_fails,
     a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_own,
+    a_function_in_sql_that_takes_too_long_has_failed_for_that_event_alone,
+    a_function_in_sql_that_is_gone_pauses_its_handler,
+    a_pause_outlives_the_server_and_ends_with_a_handler_that_is_made_active_anew,
 );
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -598,4 +601,117 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
         contract.process_event(&other).await["deliveries"][0]["status"],
         "DELIVERED"
     );
+}
+
+async fn a_function_in_sql_that_takes_too_long_has_failed_for_that_event_alone(contract: Contract) {
+    if contract.engine == Engine::Sqlite {
+        return;
+    }
+    let contract = contract
+        .quick(|config| {
+            config.handlers.attempts = 1;
+            config.handlers.time_out = Duration::from_secs(1);
+        })
+        .await;
+    let Database::Postgres(database) = contract.server.database.as_ref() else {
+        panic!("it is not on PostgreSQL");
+    };
+    database.execute(
+        "CREATE TABLE noted (no int); \
+         CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO noted VALUES ((data ->> 'no')::int); \
+         IF data ->> 'no' = '1' THEN PERFORM pg_sleep(60); END IF; END $$",
+    );
+    contract
+        .register(json!({ "name": "note", "function": "sql:public.note" }))
+        .await;
+    contract.fill(4).await;
+    contract.handled("note").await;
+    let dead = contract.deliveries("note").await;
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0]["status"], "DEAD");
+    assert_eq!(dead[0]["lastError"], "it took too long");
+    let noted = database
+        .text("SELECT string_agg(no::text, ',' ORDER BY no) FROM noted")
+        .await;
+    assert_eq!(noted, "0,2,3");
+}
+
+async fn a_function_in_sql_that_is_gone_pauses_its_handler(contract: Contract) {
+    if contract.engine == Engine::Sqlite {
+        return;
+    }
+    let contract = contract
+        .quick(|config| {
+            config.handlers.attempts = 100;
+            config.handlers.time_out = Duration::from_secs(5);
+        })
+        .await;
+    let Database::Postgres(database) = contract.server.database.as_ref() else {
+        panic!("it is not on PostgreSQL");
+    };
+    let note = "CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE sql AS $$ \
+                INSERT INTO noted VALUES (event) $$";
+    database.execute(&format!("CREATE TABLE noted (id uuid); {note}"));
+    contract
+        .register(json!({ "name": "note", "function": "sql:note" }))
+        .await;
+    database.execute("DROP FUNCTION note");
+    let aggregates = contract.aggregates(100);
+    contract.append_rounds(&aggregates, 1).await;
+    let handler = until("a pause", async || {
+        let handler = contract.handler("note").await;
+        (handler["isPaused"] == true).then_some(handler)
+    })
+    .await;
+    assert!(handler["lagEvents"].as_i64() > Some(0), "{handler}");
+    let stored = contract.deliveries("note").await;
+    assert!(stored.len() < 100, "{}", stored.len());
+    let error = stored[0]["lastError"].as_str().unwrap();
+    assert!(error.contains("there is no function note"), "{error}");
+    database.execute(note);
+    contract.handled("note").await;
+    until("the end of all deliveries", async || {
+        contract.deliveries("note").await.is_empty().then_some(())
+    })
+    .await;
+    let noted = "SELECT count(*) || ' ' || count(DISTINCT id) FROM noted";
+    assert_eq!(database.text(noted).await, "100 100");
+    assert_eq!(contract.handler("note").await["isPaused"], false);
+}
+
+async fn a_pause_outlives_the_server_and_ends_with_a_handler_that_is_made_active_anew(
+    contract: Contract,
+) {
+    let slow = |config: &mut Config| {
+        config.handlers.retry_delay = Duration::from_secs(600);
+        config.handlers.longest_delay = Duration::from_secs(600);
+        config.handlers.concurrency = 1;
+    };
+    let contract = contract.quick(slow).await;
+    let receiver = Receiver::answering(500).await;
+    contract
+        .register(json!({ "name": "hook", "function": receiver.url }))
+        .await;
+    let aggregates = contract.aggregates(20);
+    contract.append_rounds(&aggregates, 1).await;
+    until("a pause", async || {
+        (contract.handler("hook").await["isPaused"] == true).then_some(())
+    })
+    .await;
+    receiver.answer(|_, _| (200, Duration::ZERO));
+    let posted = receiver.posted().len();
+    let contract = contract.quick(slow).await;
+    assert_eq!(contract.handler("hook").await["isPaused"], true);
+    contract.append_rounds(&aggregates, 1).await;
+    contract.projected().await;
+    assert_eq!(receiver.posted().len(), posted, "it waits");
+    contract.set_active("hook", false).await;
+    contract.set_active("hook", true).await;
+    contract.handled("hook").await;
+    assert_eq!(contract.handler("hook").await["isPaused"], false);
+    // All but those that failed, and what waits behind these.
+    let deliveries = contract.deliveries("hook").await;
+    assert_eq!(receiver.taken().len() + deliveries.len(), 40);
+    assert_eq!(deliveries.len(), 2 * posted);
 }

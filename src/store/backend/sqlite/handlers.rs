@@ -8,7 +8,6 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use sea_orm::sqlx::{self, Row, SqliteConnection};
-use uuid::Uuid;
 
 use super::{
     append::{entries, statements::OverRows},
@@ -245,7 +244,7 @@ async fn next_due(
                ORDER BY next_attempt_at LIMIT 1";
     let row = sqlx::query(sql)
         .bind(partition.number())
-        .bind(Uuid::from(handler.0))
+        .bind(handler.0)
         .fetch_optional(connection)
         .await
         .map_err(while_running)?;
