@@ -331,7 +331,7 @@ impl Results {
         let median_of = |name: &str, value: &dyn Fn(&Handled) -> Option<f64>| {
             let runs = self.handled.iter().filter(|(other, _)| *other == name);
             let values: Vec<f64> = runs.filter_map(|(_, run)| value(run)).collect();
-            (!values.is_empty()).then(|| median(values.into_iter()))
+            (!values.is_empty()).then(|| median(values))
         };
         let rate = |name| median_of(name, &|run| Some(run.appended.rate));
         let handled = |name| median_of(name, &|run| run.handled_ms);

@@ -557,6 +557,8 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
         .quick(|config| {
             config.handlers.attempts = 2;
             config.handlers.time_out = Duration::from_secs(5);
+            config.handlers.retry_delay = Duration::from_secs(2);
+            config.handlers.longest_delay = Duration::from_secs(2);
         })
         .await;
     let Database::Postgres(database) = contract.server.database.as_ref() else {
@@ -580,6 +582,10 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
                 .await;
         }
     }
+    contract.handled("note").await;
+    let left = contract.deliveries("note").await;
+    let statuses: Vec<_> = left.iter().map(|delivery| &delivery["status"]).collect();
+    assert_eq!(statuses, ["RETRYING", "WAITING"]);
     let dead = until("a dead delivery", async || {
         let left = contract.deliveries("note").await;
         (left.len() == 1 && left[0]["status"] == "DEAD").then_some(left)
