@@ -4,6 +4,7 @@ mod access;
 mod aggregate;
 mod batching;
 mod command;
+mod delivery;
 mod documents;
 mod errors;
 mod event;

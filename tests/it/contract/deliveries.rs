@@ -705,8 +705,12 @@ async fn a_pause_outlives_the_server_and_ends_with_a_handler_that_is_made_active
         (contract.handler("hook").await["isPaused"] == true).then_some(())
     })
     .await;
-    receiver.answer(|_, _| (200, Duration::ZERO));
     let posted = receiver.posted().len();
+    until("what failed", async || {
+        (contract.deliveries("hook").await.len() == posted).then_some(())
+    })
+    .await;
+    receiver.answer(|_, _| (200, Duration::ZERO));
     let contract = contract.quick(slow).await;
     assert_eq!(contract.handler("hook").await["isPaused"], true);
     contract.append_rounds(&aggregates, 1).await;
