@@ -19,6 +19,7 @@ use crate::{
         Clock, Domain, SystemClock, Timestamp,
         append::{BatchReport, Committed},
     },
+    handlers::{HandlerFunctions, Handlers},
     metrics::Metrics,
     projections::{Projections, Rebuild},
     store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
@@ -75,6 +76,7 @@ pub struct App {
     projections: Arc<Projections>,
     metrics: Arc<Metrics>,
     traces: Traces,
+    handlers: Arc<Handlers>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
@@ -100,6 +102,19 @@ impl App {
     pub async fn start_with(
         config: &Config,
         domain: Domain,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StartError> {
+        Self::start_with_functions(config, domain, HandlerFunctions::new(), clock).await
+    }
+
+    /// Starts as [`App::start_with`] does, with functions in Rust that event handlers can be registered with.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with_functions(
+        config: &Config,
+        domain: Domain,
+        functions: HandlerFunctions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
         let domain = Arc::new(domain);
@@ -157,13 +172,29 @@ impl App {
         background.start("metrics", move |stop| {
             measuring::keep_counts(counted.clone(), stop)
         });
+        let handlers = Handlers::start(
+            store.clone(),
+            tail.clone(),
+            clock.clone(),
+            functions,
+            &config.handlers,
+        )
+        .await?;
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
             let poller = worker.clone();
             background.start("command-poll", move |stop| poller.clone().poll(stop));
+            // On SQLite there is no other server that could change something.
+            if store.doorbell().is_some() {
+                let watching = handlers.clone();
+                background.start("handler-registry", move |stop| {
+                    watching.clone().watch_registry(stop)
+                });
+            }
             let runner = Runner {
                 store: store.clone(),
                 projections: projections.clone(),
+                handlers: handlers.clone(),
                 worker,
                 metrics: metrics.clone(),
                 owner: clock.new_id(),
@@ -185,6 +216,7 @@ impl App {
             projections,
             metrics,
             traces,
+            handlers,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
@@ -289,6 +321,12 @@ impl App {
     #[must_use]
     pub fn traces(&self) -> &Traces {
         &self.traces
+    }
+
+    /// The event handlers: the registry, and giving events again.
+    #[must_use]
+    pub fn handlers(&self) -> &Arc<Handlers> {
+        &self.handlers
     }
 
     /// Where instants and ids come from.

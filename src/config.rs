@@ -5,6 +5,7 @@
 mod background;
 mod commands;
 pub mod domain_file;
+mod handlers;
 mod limits;
 mod observability;
 mod values;
@@ -17,6 +18,7 @@ use thiserror::Error;
 pub use background::Background;
 pub use commands::Commands;
 pub use domain_file::{DomainFile, DomainFileError};
+pub use handlers::{Handlers, WebhookSecret};
 pub use limits::Limits;
 pub use observability::Observability;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
@@ -43,6 +45,9 @@ pub struct Config {
     /// How commands are processed.
     #[command(flatten)]
     pub commands: Commands,
+    /// How event handlers are run.
+    #[command(flatten)]
+    pub handlers: Handlers,
     /// What the server does besides answering.
     #[command(flatten)]
     pub background: Background,
@@ -241,6 +246,7 @@ impl Config {
         }
         problems.extend(self.limits.problems());
         problems.extend(self.commands.problems());
+        problems.extend(self.handlers.problems());
         problems.extend(self.background.problems());
         problems.extend(self.observability.problems());
         if problems.is_empty() {
@@ -342,6 +348,9 @@ mod tests {
         let retention = config.observability.event_metrics_retention;
         assert_eq!(retention, Duration::from_secs(30 * 24 * 3600));
         assert_eq!(config.observability.otlp_endpoint, None);
+        assert_eq!(config.handlers.retry_delay, Duration::from_secs(5));
+        assert_eq!(config.handlers.attempts, 8);
+        assert!(!config.handlers.allow_private && config.handlers.webhook_secrets.is_empty());
     }
 
     #[test]
@@ -413,9 +422,9 @@ mod tests {
                 .to_string()
                 .contains("--token admin=")
         );
-        config.access.tokens = vec!["read=secret".parse().unwrap()];
+        config.access.tokens = vec!["read=hunter2".parse().unwrap()];
         assert_eq!(config.check(), Ok(()));
-        assert!(!format!("{config:?}").contains("secret"));
+        assert!(!format!("{config:?}").contains("hunter2"));
     }
 
     #[test]

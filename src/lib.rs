@@ -8,6 +8,7 @@ pub mod commands;
 pub mod config;
 pub mod domain;
 pub mod graphql;
+pub mod handlers;
 pub mod http;
 pub mod metrics;
 pub mod projections;

@@ -28,6 +28,7 @@ use crate::work::{
 };
 
 mod collector;
+mod handlers;
 mod http_load;
 mod measure;
 mod pgbench;
@@ -54,7 +55,7 @@ const DUMPED_EVENTS: u64 = 300_000;
 const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 12] = [
+const SCENARIOS: [(&str, &str); 13] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -92,6 +93,10 @@ const SCENARIOS: [(&str, &str); 12] = [
     (
         "projection",
         "read models: keeping up with appends, how soon one is visible, and folding a million events anew",
+    ),
+    (
+        "handlers",
+        "a hundred event handlers, ten of them with dead endpoints: what appends and the other ninety feel of them",
     ),
     (
         "idle",
@@ -247,6 +252,11 @@ impl Bench {
         {
             self.results.failures.push(format!("projection: {error}"));
         }
+        if options.has("handlers")
+            && let Err(error) = self.handlers()
+        {
+            self.results.failures.push(format!("handlers: {error}"));
+        }
         if options.has("idle") {
             self.idle();
         }
@@ -292,6 +302,31 @@ impl Bench {
             }
         }
         stop(server);
+        Ok(())
+    }
+
+    /// Each on a database of its own, so that none handles the events of another.
+    fn handlers(&mut self) -> Result<(), String> {
+        for (name, living, dead) in [
+            ("none", false, false),
+            ("90", true, false),
+            ("90 and 10 dead", true, true),
+        ] {
+            let database = self.cluster.create_database();
+            let server = handlers::serve(&database.url);
+            Sql::connect(&database.url).execute("CHECKPOINT");
+            let load = Load {
+                address: server.address(),
+                connections: CONNECTIONS,
+                duration: self.duration,
+                server: server.pid(),
+                postgres: Some(self.cluster.pid()),
+            };
+            let run = handlers::run(server.address(), &load, living, dead)?;
+            eprintln!("  {:<24} {run:.1?}", format!("handlers: {name}"));
+            self.results.handled.push((name, run));
+            stop(server);
+        }
         Ok(())
     }
 

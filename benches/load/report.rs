@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::collector::Collecting;
+use crate::handlers::Handled;
 use crate::measure::{Cpu, Measurement, median};
 use crate::projection::{KeepingUp, Rebuilt, Visible};
 use crate::subscribers::Delivery;
@@ -17,6 +18,7 @@ pub struct Results {
     pub visible: Vec<Visible>,
     /// Whether each read model had to be written.
     pub rebuilds: Vec<(bool, Rebuilt)>,
+    pub handled: Vec<(&'static str, Handled)>,
     pub idle: Vec<Idle>,
     pub collecting: Vec<Collecting>,
     /// What could not be measured at all.
@@ -237,6 +239,7 @@ impl Results {
         .collect();
         lines.extend(self.delivery_lines());
         lines.extend(self.keeping_up_lines());
+        lines.extend(self.handled_lines());
         lines.extend(self.visible_lines());
         lines.extend(self.rebuild_lines());
         lines.extend(self.collecting_lines());
@@ -324,6 +327,48 @@ impl Results {
         ]
         .into_iter()
         .filter_map(line)
+        .collect()
+    }
+
+    fn handled_lines(&self) -> Vec<Line> {
+        let median_of = |name: &str, value: &dyn Fn(&Handled) -> Option<f64>| {
+            let runs = self.handled.iter().filter(|(other, _)| *other == name);
+            let values: Vec<f64> = runs.filter_map(|(_, run)| value(run)).collect();
+            (!values.is_empty()).then(|| median(values))
+        };
+        let rate = |name| median_of(name, &|run| Some(run.appended.rate));
+        let handled = |name| median_of(name, &|run| run.handled_ms);
+        let beside = |what, name, other| {
+            let (ours, other) = (rate(name)?, rate(other)?);
+            Some(Line {
+                what,
+                ours: format!("{} /s", thousands(ours)),
+                other: format!("{} /s", thousands(other)),
+                ratio: Some(ours / other),
+                target: "at least 0.9",
+                is_met: Some(ours >= 0.9 * other),
+                note: String::new(),
+            })
+        };
+        let done = || {
+            let (ours, other) = (handled("90 and 10 dead")?, handled("90")?);
+            Some(Line {
+                what: "10,000 events at 90 handlers, beside 10 dead",
+                ours: format!("{ours:.0} ms"),
+                other: format!("{other:.0} ms without them"),
+                ratio: Some(other / ours),
+                target: "at least 0.9",
+                is_met: Some(other >= 0.9 * ours),
+                note: String::new(),
+            })
+        };
+        [
+            beside("appendEvent beside 90 handlers, and none", "90", "none"),
+            beside("  with 10 dead ones, and without", "90 and 10 dead", "90"),
+            done(),
+        ]
+        .into_iter()
+        .flatten()
         .collect()
     }
 

@@ -16,6 +16,7 @@ use super::supervision::Supervision;
 use crate::{
     commands::{Worker, run_worker},
     domain::{FencingToken, Partition},
+    handlers::{Handlers, run_dispatcher},
     metrics::Metrics,
     projections::{Ended, Projections, run_projector, run_publisher},
     store::{LeaseGrant, Store, StoreError},
@@ -33,6 +34,7 @@ const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
 pub(super) struct Runner {
     pub(super) store: Store,
     pub(super) projections: Arc<Projections>,
+    pub(super) handlers: Arc<Handlers>,
     pub(super) worker: Arc<Worker>,
     pub(super) metrics: Arc<Metrics>,
     /// What tells this server's leases from those of others.
@@ -74,6 +76,11 @@ impl Runner {
         running.spawn(run_projector(projections(), partition, token, stop.clone()));
         // Also where nothing is published, for the checkpoint to move: what is published one day begins then.
         running.spawn(run_publisher(projections(), partition, token, stop.clone()));
+        let dispatch = run_dispatcher(self.handlers.clone(), partition, token, stop.clone());
+        running.spawn(async move {
+            dispatch.await;
+            Ended::Stopped
+        });
         let work = run_worker(self.worker.clone(), partition, stop.clone());
         running.spawn(async move {
             work.await;

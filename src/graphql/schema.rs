@@ -6,6 +6,7 @@ use super::{
     aggregate::{AggregateMutation, AggregateQuery},
     command::{CommandMutation, CommandQuery, CommandSubscription},
     event::{EventMutation, EventQuery, EventSubscription},
+    event_handler::{EventHandlerMutation, EventHandlerQuery},
     event_metric::{EventMetricMutation, EventMetricQuery},
     read_model::{ReadModelMutation, ReadModelQuery},
     read_model_changes::ReadModelSubscription,
@@ -22,6 +23,7 @@ pub struct Query(
     ReadModelQuery,
     StreamQuery,
     EventMetricQuery,
+    EventHandlerQuery,
     ServerQuery,
 );
 
@@ -34,6 +36,7 @@ pub struct Mutation(
     ReadModelMutation,
     StreamMutation,
     EventMetricMutation,
+    EventHandlerMutation,
 );
 
 /// Every subscription goes from history over to live without a gap, a repeat or a change of order, and continues behind the

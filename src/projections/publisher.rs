@@ -144,9 +144,7 @@ impl Publisher<'_> {
         for ((stream, entry), outcome) in entries.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Appended { places, .. } => {
-                    let stored = places
-                        .first()
-                        .map(|place| stored_entry(stream, entry, *place));
+                    let stored = places.first().map(|place| entry.stored(stream, *place));
                     of_streams
                         .entry(stream)
                         .or_default()
@@ -165,18 +163,5 @@ impl Publisher<'_> {
                 .tail
                 .take_committed(Committed::Entries(stream, entries));
         }
-    }
-}
-
-fn stored_entry(partition: Partition, entry: NewEntry, place: AppendedEntry) -> Entry {
-    Entry {
-        partition,
-        entry_position: place.entry_position,
-        stream_name: entry.stream_name,
-        position: place.position,
-        event_id: entry.event_id,
-        event_type: entry.event_type,
-        data: entry.data,
-        created_at: place.created_at,
     }
 }

@@ -19,6 +19,8 @@ Query.streams(first: Int! = 100, after: String): StreamConnection!
 Query.readModel(aggregateId: UUID!, minVersion: Int, waitMs: Int! = 2000): ReadModel
 Query.readModels(filter: ReadModelFilter, orderBy: ReadModelOrder! = CREATED_NEWEST_FIRST, first: Int! = 100, after: String): ReadModelConnection!
 Query.projection: ProjectionStatus!
+Query.eventHandlers(eventType: String): [EventHandler!]!
+Query.eventHandler(name: String!): EventHandler
 Query.server: Server!
 Query.eventMetrics(from: DateTime, to: DateTime): [EventMetric!]!
 Query.eventMetricsOverTime(from: DateTime, to: DateTime, interval: MetricInterval! = MINUTE): [EventMetricBucket!]!
@@ -44,10 +46,38 @@ RecordEventMetricPayload.recorded: Boolean!
 RecordEventMetricInput.eventType: String!
 RecordEventMetricInput.aggregateType: String!
 RecordEventMetricInput.processingTimeMs: Float
+Mutation.registerEventHandler(input: RegisterEventHandlerInput!): RegisterEventHandlerPayload!
+Mutation.setEventHandlerActive(input: SetEventHandlerActiveInput!): SetEventHandlerActivePayload!
+Mutation.removeEventHandler(input: RemoveEventHandlerInput!): RemoveEventHandlerPayload!
+Mutation.processEvent(input: ProcessEventInput!): ProcessEventPayload!
+Mutation.retryDeadDeliveries(input: RetryDeadDeliveriesInput!): RetryDeadDeliveriesPayload!
 Subscription.readModels(aggregateId: UUID, filter: ReadModelFilter, after: String): ReadModelChange!
 Subscription.streamEntries(streamName: String!, after: Long): StreamEntry!
 Subscription.events(filter: EventFilter, after: String, progress: Boolean! = false): EventUpdate!
 Subscription.command(id: UUID!): Command!
+EventHandler.id: UUID!
+EventHandler.name: String!
+EventHandler.eventTypes: [String!]!
+EventHandler.function: String!
+EventHandler.isActive: Boolean!
+EventHandler.isPaused: Boolean!
+EventHandler.createdAt: DateTime!
+EventHandler.lagEvents: Long!
+EventHandler.deliveries(status: DeliveryStatus, first: Int! = 20, after: String): DeliveryConnection!
+Delivery.id: UUID!
+Delivery.handler: EventHandler!
+Delivery.event: Event!
+Delivery.status: DeliveryStatus!
+Delivery.attempts: Int!
+Delivery.lastError: String
+Delivery.nextAttemptAt: DateTime
+Delivery.updatedAt: DateTime!
+RegisterEventHandlerPayload.eventHandler: EventHandler!
+SetEventHandlerActivePayload.eventHandler: EventHandler!
+RemoveEventHandlerPayload.removed: Boolean!
+ProcessEventPayload.processed: Boolean!
+ProcessEventPayload.deliveries: [Delivery!]!
+RetryDeadDeliveriesPayload.count: Int!
 Event.id: UUID!
 Event.type: String!
 Event.data: JSON!
