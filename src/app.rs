@@ -123,6 +123,14 @@ impl App {
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
         let brings_domain = store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
+        let handlers = Handlers::start(
+            store.clone(),
+            tail.clone(),
+            clock.clone(),
+            functions,
+            &config.handlers,
+        )
+        .await?;
         let watch = Watch::new(store.clone());
         let on_commit = {
             let (tail, watch) = (tail.clone(), watch.clone());
@@ -172,14 +180,6 @@ impl App {
         background.start("metrics", move |stop| {
             measuring::keep_counts(counted.clone(), stop)
         });
-        let handlers = Handlers::start(
-            store.clone(),
-            tail.clone(),
-            clock.clone(),
-            functions,
-            &config.handlers,
-        )
-        .await?;
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
             let poller = worker.clone();

@@ -153,7 +153,7 @@ impl Traces {
         }
     }
 
-    /// The time now, for [`Traces::record`]; none where there are no traces.
+    /// The time now, for spans that are recorded when they are over; none where there are no traces.
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
         Some(self.0.as_ref()?.clock.now())

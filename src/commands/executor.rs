@@ -157,7 +157,13 @@ impl Executor {
                 let known = known.ok_or(CommandError::NotThere { id: command.id })?;
                 Ok(self.settle(known, deadline).await?.executed)
             }
-            Err(fault @ CommandError::Faulted { .. }) => self.known_or(fault, &command).await,
+            Err(fault @ CommandError::Faulted { .. }) => match self.first_of_id(&command).await? {
+                // It was created before, and waits to be decided: that is not settled by this.
+                Some(known) if known.status == CommandStatus::Pending => {
+                    Ok(self.settle(known, deadline).await?.executed)
+                }
+                _ => self.known_or(fault, &command).await,
+            },
             Err(error) => Err(error),
         }
     }

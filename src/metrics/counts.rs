@@ -122,11 +122,19 @@ impl EventCounts {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let mut outcome = self.save().await;
-            if outcome.is_ok() && Instant::now() >= remove_at {
-                outcome = self.remove_old().await;
-                remove_at = Instant::now() + REMOVE_EVERY;
-            }
+            let saving = async {
+                self.save().await?;
+                if Instant::now() >= remove_at {
+                    remove_at = Instant::now() + REMOVE_EVERY;
+                    self.remove_old().await?;
+                }
+                Ok(())
+            };
+            // Cut off, it is done again: totals are written, and what is too old goes another time.
+            let outcome: Result<(), StoreError> = tokio::select! {
+                () = stop.cancelled() => return,
+                outcome = saving => outcome,
+            };
             let was_failing = std::mem::replace(&mut is_failing, outcome.is_err());
             if let (Err(error), false) = (outcome, was_failing) {
                 let error = &error as &dyn Error;

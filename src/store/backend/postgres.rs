@@ -621,7 +621,11 @@ impl Backend for Postgres {
     }
 
     fn connections(&self) -> Vec<Connections> {
-        vec![self.readers.count("read"), self.writers.count("write")]
+        vec![
+            self.readers.count("read"),
+            self.writers.count("write"),
+            self.leases.count("lease"),
+        ]
     }
 
     fn start_of(&self, column: &str, interval: MetricInterval) -> String {
