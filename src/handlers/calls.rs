@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    panic::resume_unwind,
     sync::Arc,
     time::Duration,
 };
@@ -138,9 +139,12 @@ impl Calls {
                 };
             tokio::select! {
                 Some(finished) = self.running.join_next() => {
-                    // A call that was aborted has nothing to tell.
-                    if let Ok(finished) = finished {
-                        self.finish(finished).await;
+                    match finished {
+                        Ok(finished) => self.finish(finished).await,
+                        // Whoever runs this tells of it, and begins again.
+                        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+                        // A call that was aborted has nothing to tell.
+                        Err(_) => {}
                     }
                 }
                 events = self.follower.next(BATCH_EVENTS), if can_read => self.take(events?).await?,

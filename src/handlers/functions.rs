@@ -73,11 +73,13 @@ impl HandlerFunctions {
             let missing = format!("this server has no function {name} in Rust");
             return async move { Err(LastError::new(&missing)) }.boxed();
         };
-        let call = async move { function(event).await };
+        let call = async move {
+            let called = function(event).await;
+            called.map_err(|error| LastError::new(&error.to_string()))
+        };
         async move {
             match AssertUnwindSafe(call).catch_unwind().await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(LastError::new(&error.to_string())),
+                Ok(outcome) => outcome,
                 Err(_) => Err(LastError::new("the function panicked")),
             }
         }

@@ -43,7 +43,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 fn quick(config: &mut Config) {
     config.handlers.webhook_secrets = vec![SECRET.parse().unwrap()];
     config.handlers.allow_private = true;
-    config.handlers.time_out = Duration::from_millis(500);
+    config.handlers.time_out = Duration::from_secs(5);
     config.handlers.retry_delay = Duration::from_millis(20);
     config.handlers.longest_delay = Duration::from_millis(100);
 }
@@ -150,7 +150,10 @@ async fn a_webhook_is_given_each_wanted_event_as_a_signed_document(contract: Con
 
 async fn a_receiver_that_fails_now_and_then_gets_every_event_in_order(contract: Contract) {
     let contract = contract
-        .quick(|config| config.handlers.attempts = 100)
+        .quick(|config| {
+            config.handlers.attempts = 100;
+            config.handlers.time_out = Duration::from_millis(500);
+        })
         .await;
     // Every third fails, and some take longer than they may.
     let receiver = Receiver::start(|no, _| match no {
@@ -195,8 +198,8 @@ async fn what_fails_waits_and_is_dead_after_the_last_attempt_and_the_aggregate_g
     let contract = contract
         .quick(|config| {
             config.handlers.attempts = 3;
-            config.handlers.retry_delay = Duration::from_secs(2);
-            config.handlers.longest_delay = Duration::from_secs(2);
+            config.handlers.retry_delay = Duration::from_secs(6);
+            config.handlers.longest_delay = Duration::from_secs(6);
         })
         .await;
     let ids = contract.aggregates(2);
@@ -557,8 +560,8 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
         .quick(|config| {
             config.handlers.attempts = 2;
             config.handlers.time_out = Duration::from_secs(5);
-            config.handlers.retry_delay = Duration::from_secs(2);
-            config.handlers.longest_delay = Duration::from_secs(2);
+            config.handlers.retry_delay = Duration::from_secs(8);
+            config.handlers.longest_delay = Duration::from_secs(8);
         })
         .await;
     let Database::Postgres(database) = contract.server.database.as_ref() else {

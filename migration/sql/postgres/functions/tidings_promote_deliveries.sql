@@ -9,6 +9,7 @@ CREATE OR REPLACE FUNCTION tidings_promote_deliveries(
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off
+SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN

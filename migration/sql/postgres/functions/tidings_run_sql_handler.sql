@@ -128,7 +128,7 @@ BEGIN
         UPDATE deliveries d
         SET status = CASE WHEN v_attempts > cardinality(p_delay_ms) THEN 'DEAD' ELSE 'RETRYING' END,
             attempts = v_attempts,
-            last_error = left(v_error, 500),
+            last_error = left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500),
             next_attempt_at = clock_timestamp() + p_delay_ms[v_attempts] * INTERVAL '1 millisecond',
             updated_at = clock_timestamp()
         WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord];
