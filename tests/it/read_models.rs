@@ -180,7 +180,7 @@ async fn a_statement_that_hangs_is_ended_by_the_database_and_nothing_was_done() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_renewed_while_everything_else_waits_for_a_connection() {
-    const LEASE: Duration = Duration::from_secs(3);
+    const LEASE: Duration = Duration::from_secs(2);
     let database = Arc::new(Database::make(Engine::Postgres));
     let lease = |config: &mut Config| config.background.lease = LEASE;
     let server = TestServer::on(database.clone(), lease).await;
