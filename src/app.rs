@@ -1,6 +1,7 @@
 //! The event store as a whole: wires store, domain, appender and tail, starts and stops their tasks. Floor 5.
 
 mod domain_watch;
+mod measuring;
 mod runner;
 mod supervision;
 
@@ -11,13 +12,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{domain_watch::DomainWatch, runner::Runner, supervision::Supervision};
 use crate::{
-    appender::Appender,
+    appender::{Appender, Hooks},
     commands::{Executor, Watch, Worker},
     config::{Config, DomainFileError},
-    domain::{Clock, Domain, SystemClock, Timestamp, append::Committed},
+    domain::{
+        Clock, Domain, SystemClock, Timestamp,
+        append::{BatchReport, Committed},
+    },
+    handlers::{HandlerFunctions, Handlers},
+    metrics::Metrics,
     projections::{Projections, Rebuild},
     store::{OpenError, RebuildScope, RebuildSize, Store, StoreError},
     tail::Tail,
+    traces::{Traces, TracesError},
 };
 
 /// How long the database may take to show that it is there.
@@ -43,6 +50,9 @@ pub enum StartError {
     /// The database was opened and failed then.
     #[error("the database failed at the start")]
     Store(#[from] StoreError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
 }
 
 /// Whether the server can do its work.
@@ -64,6 +74,9 @@ pub struct App {
     executor: Arc<Executor>,
     watch: Arc<Watch>,
     projections: Arc<Projections>,
+    metrics: Arc<Metrics>,
+    traces: Traces,
+    handlers: Arc<Handlers>,
     clock: Arc<dyn Clock>,
     database: String,
     started_at: Timestamp,
@@ -91,10 +104,33 @@ impl App {
         domain: Domain,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StartError> {
+        Self::start_with_functions(config, domain, HandlerFunctions::new(), clock).await
+    }
+
+    /// Starts as [`App::start_with`] does, with functions in Rust that event handlers can be registered with.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with_functions(
+        config: &Config,
+        domain: Domain,
+        functions: HandlerFunctions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, StartError> {
         let domain = Arc::new(domain);
+        let endpoint = config.observability.otlp_endpoint.as_ref();
+        let traces = Traces::start(endpoint, clock.clone())?;
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
         let brings_domain = store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
+        let handlers = Handlers::start(
+            store.clone(),
+            tail.clone(),
+            clock.clone(),
+            functions,
+            &config.handlers,
+        )
+        .await?;
         let watch = Watch::new(store.clone());
         let on_commit = {
             let (tail, watch) = (tail.clone(), watch.clone());
@@ -115,7 +151,17 @@ impl App {
             let watch = domain_watch.clone();
             background.start("domain-watch", move |stop| watch.clone().run(stop));
         }
-        let appender = Arc::new(Appender::start(store.clone(), &config.limits, on_commit));
+        let metrics = Metrics::new(&store, clock.clone(), &config.observability);
+        let on_batch = {
+            let metrics = metrics.clone();
+            Arc::new(move |batch: &BatchReport<'_>| metrics.count_batch(batch))
+        };
+        let hooks = Hooks {
+            on_commit,
+            on_batch,
+            traces: traces.clone(),
+        };
+        let appender = Arc::new(Appender::start(store.clone(), &config.limits, hooks));
         let executor = Arc::new(Executor::new(
             store.clone(),
             appender.clone(),
@@ -124,19 +170,33 @@ impl App {
             clock.clone(),
             config,
         ));
-        let projections = Projections::new(store.clone(), tail.clone(), domain.clone());
+        let projections =
+            Projections::new(store.clone(), tail.clone(), domain.clone(), traces.clone());
         let (looked, tail_of_looks) = (watch.clone(), tail.clone());
         background.start("command-watch", move |stop| {
             looked.clone().look(tail_of_looks.clone(), stop)
+        });
+        let counted = metrics.clone();
+        background.start("metrics", move |stop| {
+            measuring::keep_counts(counted.clone(), stop)
         });
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
             let poller = worker.clone();
             background.start("command-poll", move |stop| poller.clone().poll(stop));
+            // On SQLite there is no other server that could change something.
+            if store.doorbell().is_some() {
+                let watching = handlers.clone();
+                background.start("handler-registry", move |stop| {
+                    watching.clone().watch_registry(stop)
+                });
+            }
             let runner = Runner {
                 store: store.clone(),
                 projections: projections.clone(),
+                handlers: handlers.clone(),
                 worker,
+                metrics: metrics.clone(),
                 owner: clock.new_id(),
                 lease: config.background.lease,
                 takes_over: brings_domain,
@@ -154,6 +214,9 @@ impl App {
             executor,
             watch,
             projections,
+            metrics,
+            traces,
+            handlers,
             started_at: clock.now(),
             clock,
             database: config.database.url.to_string(),
@@ -248,6 +311,24 @@ impl App {
         &self.projections
     }
 
+    /// The metrics: the way to count what is done.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The traces: the way to follow what is done.
+    #[must_use]
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// The event handlers: the registry, and giving events again.
+    #[must_use]
+    pub fn handlers(&self) -> &Arc<Handlers> {
+        &self.handlers
+    }
+
     /// Where instants and ids come from.
     #[must_use]
     pub fn clock(&self) -> &dyn Clock {
@@ -339,7 +420,12 @@ impl App {
         self.tasks.wait().await;
         self.projections.stop().await;
         self.appender.stop().await;
+        if let Some(counts) = self.metrics.event_counts() {
+            // Nothing is appended any more: what is counted now is all.
+            counts.finish().await;
+        }
         self.tail.stop().await;
+        self.traces.stop().await;
         self.store.close().await;
     }
 }

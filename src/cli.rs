@@ -195,7 +195,11 @@ fn start_log(log: &Log) {
         .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .init(),
     }
 }
 

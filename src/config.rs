@@ -5,7 +5,9 @@
 mod background;
 mod commands;
 pub mod domain_file;
+mod handlers;
 mod limits;
+mod observability;
 mod values;
 
 use std::{net::SocketAddr, time::Duration};
@@ -16,7 +18,9 @@ use thiserror::Error;
 pub use background::Background;
 pub use commands::Commands;
 pub use domain_file::{DomainFile, DomainFileError};
+pub use handlers::{Handlers, WebhookSecret};
 pub use limits::Limits;
+pub use observability::Observability;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
 use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
 
@@ -41,9 +45,15 @@ pub struct Config {
     /// How commands are processed.
     #[command(flatten)]
     pub commands: Commands,
+    /// How event handlers are run.
+    #[command(flatten)]
+    pub handlers: Handlers,
     /// What the server does besides answering.
     #[command(flatten)]
     pub background: Background,
+    /// What it lets see of its work, beside the log.
+    #[command(flatten)]
+    pub observability: Observability,
     /// What it tells about its work.
     #[command(flatten)]
     pub log: Log,
@@ -236,7 +246,9 @@ impl Config {
         }
         problems.extend(self.limits.problems());
         problems.extend(self.commands.problems());
+        problems.extend(self.handlers.problems());
         problems.extend(self.background.problems());
+        problems.extend(self.observability.problems());
         if problems.is_empty() {
             Ok(())
         } else {
@@ -332,6 +344,13 @@ mod tests {
         assert_eq!(config.commands.state_cache_bytes, 64 << 20);
         assert_eq!(config.commands.attempts, 8);
         assert_eq!(config.commands.retry_delay, Duration::from_secs(1));
+        assert!(config.observability.event_metrics);
+        let retention = config.observability.event_metrics_retention;
+        assert_eq!(retention, Duration::from_secs(30 * 24 * 3600));
+        assert_eq!(config.observability.otlp_endpoint, None);
+        assert_eq!(config.handlers.retry_delay, Duration::from_secs(5));
+        assert_eq!(config.handlers.attempts, 8);
+        assert!(!config.handlers.allow_private && config.handlers.webhook_secrets.is_empty());
     }
 
     #[test]
@@ -369,6 +388,7 @@ mod tests {
                 "--database-url",
             ),
             (["--request-timeout", "30"], "--request-timeout"),
+            (["--otlp-endpoint", "localhost:4317"], "--otlp-endpoint"),
             (["--log", "a=b=c"], "--log"),
         ] {
             let error = parse(&args).unwrap_err().to_string();
@@ -385,8 +405,9 @@ mod tests {
         config.limits.keep_alive = Duration::ZERO;
         config.commands.attempts = 0;
         config.commands.retry_delay = Duration::ZERO;
+        config.observability.event_metrics_retention = Duration::from_secs(59);
         let problems = config.check().unwrap_err().problems;
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert_eq!(problems.len(), 6, "{problems:?}");
         assert!(problems[0].starts_with("--partitions"));
     }
 
@@ -401,9 +422,9 @@ mod tests {
                 .to_string()
                 .contains("--token admin=")
         );
-        config.access.tokens = vec!["read=secret".parse().unwrap()];
+        config.access.tokens = vec!["read=hunter2".parse().unwrap()];
         assert_eq!(config.check(), Ok(()));
-        assert!(!format!("{config:?}").contains("secret"));
+        assert!(!format!("{config:?}").contains("hunter2"));
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::work::{
     execute_command,
 };
 
+mod collector;
+mod handlers;
 mod http_load;
 mod measure;
 mod pgbench;
@@ -53,7 +55,7 @@ const DUMPED_EVENTS: u64 = 300_000;
 const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 11] = [
+const SCENARIOS: [(&str, &str); 13] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -79,6 +81,10 @@ const SCENARIOS: [(&str, &str); 11] = [
         "snapshot",
         "the same while a snapshot is held as by pg_dump, and while pg_dump runs",
     ),
+    (
+        "metrics",
+        "appendEvent and appendEvents with the counts of events by type and without, and the collector alone",
+    ),
     ("sqlite", "appendEvent at 64 connections on SQLite"),
     (
         "subscribers",
@@ -87,6 +93,10 @@ const SCENARIOS: [(&str, &str); 11] = [
     (
         "projection",
         "read models: keeping up with appends, how soon one is visible, and folding a million events anew",
+    ),
+    (
+        "handlers",
+        "a hundred event handlers, ten of them with dead endpoints: what appends and the other ninety feel of them",
     ),
     (
         "idle",
@@ -231,6 +241,9 @@ impl Bench {
         if options.has("sqlite") {
             self.sqlite();
         }
+        if options.has("metrics") {
+            self.metrics();
+        }
         if options.has("subscribers") {
             self.subscribers();
         }
@@ -238,6 +251,11 @@ impl Bench {
             && let Err(error) = self.projection()
         {
             self.results.failures.push(format!("projection: {error}"));
+        }
+        if options.has("handlers")
+            && let Err(error) = self.handlers()
+        {
+            self.results.failures.push(format!("handlers: {error}"));
         }
         if options.has("idle") {
             self.idle();
@@ -284,6 +302,31 @@ impl Bench {
             }
         }
         stop(server);
+        Ok(())
+    }
+
+    /// Each on a database of its own, so that none handles the events of another.
+    fn handlers(&mut self) -> Result<(), String> {
+        for (name, living, dead) in [
+            ("none", false, false),
+            ("90", true, false),
+            ("90 and 10 dead", true, true),
+        ] {
+            let database = self.cluster.create_database();
+            let server = handlers::serve(&database.url);
+            Sql::connect(&database.url).execute("CHECKPOINT");
+            let load = Load {
+                address: server.address(),
+                connections: CONNECTIONS,
+                duration: self.duration,
+                server: server.pid(),
+                postgres: Some(self.cluster.pid()),
+            };
+            let run = handlers::run(server.address(), &load, living, dead)?;
+            eprintln!("  {:<24} {run:.1?}", format!("handlers: {name}"));
+            self.results.handled.push((name, run));
+            stop(server);
+        }
         Ok(())
     }
 
@@ -393,6 +436,31 @@ impl Bench {
         let dump = Dump::start(&self.cluster, &self.database.url);
         self.measure("single, pg_dump", server, 1, &append_event(FRESH_ID));
         dump.stop();
+    }
+
+    /// Processor time for each event, with the counts and without: the difference is what they cost.
+    fn metrics(&mut self) {
+        for (names, event_metrics) in [
+            (["append, counted", "hundred, counted"], "true"),
+            (["append, uncounted", "hundred, uncounted"], "false"),
+        ] {
+            let server = TestServer::on(&self.database.url)
+                .arguments(["--background=false"])
+                .arguments([format!("--event-metrics={event_metrics}")])
+                .start();
+            self.measure(names[0], &server, CONNECTIONS, &append_event(FRESH_ID));
+            let work = append_events(FRESH_ID, BATCH);
+            let hundred = self.load(&server, BATCH_CONNECTIONS, &work);
+            self.results.add(names[1], hundred.times(BATCH as u64));
+            stop(server);
+        }
+        match collector::run(&self.sqlite_url("collector")) {
+            Ok(collecting) => {
+                eprintln!("  {:<24} {collecting:.0?}", "collector");
+                self.results.collecting.push(collecting);
+            }
+            Err(error) => self.results.failures.push(format!("metrics: {error}")),
+        }
     }
 
     fn sqlite(&mut self) {

@@ -55,7 +55,7 @@ pub struct Rebuilt {
     pub peak_mib: f64,
 }
 
-fn on_this_thread<T>(work: impl Future<Output = T>) -> T {
+pub fn on_this_thread<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -186,13 +186,13 @@ async fn paced(
 }
 
 /// A client that looks at its answers.
-struct Client {
+pub struct Client {
     address: SocketAddr,
     connection: Connection,
 }
 
 impl Client {
-    async fn open(address: SocketAddr) -> Result<Client, String> {
+    pub async fn open(address: SocketAddr) -> Result<Client, String> {
         let connection = Connection::open(address).await;
         Ok(Client {
             address,
@@ -210,7 +210,7 @@ impl Client {
         }
     }
 
-    async fn ask(&mut self, query: &'static str, variables: Value) -> Result<Value, String> {
+    pub async fn ask(&mut self, query: &'static str, variables: Value) -> Result<Value, String> {
         let work = Work {
             query,
             variables,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::collector::Collecting;
+use crate::handlers::Handled;
 use crate::measure::{Cpu, Measurement, median};
 use crate::projection::{KeepingUp, Rebuilt, Visible};
 use crate::subscribers::Delivery;
@@ -16,7 +18,9 @@ pub struct Results {
     pub visible: Vec<Visible>,
     /// Whether each read model had to be written.
     pub rebuilds: Vec<(bool, Rebuilt)>,
+    pub handled: Vec<(&'static str, Handled)>,
     pub idle: Vec<Idle>,
+    pub collecting: Vec<Collecting>,
     /// What could not be measured at all.
     pub failures: Vec<String>,
 }
@@ -235,8 +239,10 @@ impl Results {
         .collect();
         lines.extend(self.delivery_lines());
         lines.extend(self.keeping_up_lines());
+        lines.extend(self.handled_lines());
         lines.extend(self.visible_lines());
         lines.extend(self.rebuild_lines());
+        lines.extend(self.collecting_lines());
         lines.extend(self.idle_lines());
         lines
     }
@@ -324,6 +330,48 @@ impl Results {
         .collect()
     }
 
+    fn handled_lines(&self) -> Vec<Line> {
+        let median_of = |name: &str, value: &dyn Fn(&Handled) -> Option<f64>| {
+            let runs = self.handled.iter().filter(|(other, _)| *other == name);
+            let values: Vec<f64> = runs.filter_map(|(_, run)| value(run)).collect();
+            (!values.is_empty()).then(|| median(values))
+        };
+        let rate = |name| median_of(name, &|run| Some(run.appended.rate));
+        let handled = |name| median_of(name, &|run| run.handled_ms);
+        let beside = |what, name, other| {
+            let (ours, other) = (rate(name)?, rate(other)?);
+            Some(Line {
+                what,
+                ours: format!("{} /s", thousands(ours)),
+                other: format!("{} /s", thousands(other)),
+                ratio: Some(ours / other),
+                target: "at least 0.9",
+                is_met: Some(ours >= 0.9 * other),
+                note: String::new(),
+            })
+        };
+        let done = || {
+            let (ours, other) = (handled("90 and 10 dead")?, handled("90")?);
+            Some(Line {
+                what: "10,000 events at 90 handlers, beside 10 dead",
+                ours: format!("{ours:.0} ms"),
+                other: format!("{other:.0} ms without them"),
+                ratio: Some(other / ours),
+                target: "at least 0.9",
+                is_met: Some(other >= 0.9 * ours),
+                note: String::new(),
+            })
+        };
+        [
+            beside("appendEvent beside 90 handlers, and none", "90", "none"),
+            beside("  with 10 dead ones, and without", "90 and 10 dead", "90"),
+            done(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
     fn visible_lines(&self) -> Option<Line> {
         if self.visible.is_empty() {
             return None;
@@ -379,6 +427,54 @@ impl Results {
             line("rebuild, every one written", true),
             line("  none has changed", false),
         ]
+    }
+
+    fn collecting_lines(&self) -> Vec<Line> {
+        let cpu = |name| {
+            let each_us =
+                |one: &Measurement| one.cpu.server / one.cpu.wall * 1e6 / one.rate.max(1.0);
+            self.median_of(name, each_us)
+        };
+        let beside = |what, counted, uncounted| {
+            let (counted, uncounted) = (cpu(counted)?, cpu(uncounted)?);
+            Some(Line {
+                what,
+                ours: format!("{counted:.1} µs of CPU"),
+                other: format!("{uncounted:.1} µs without counts"),
+                ratio: Some(counted / uncounted),
+                target: "-",
+                is_met: None,
+                note: String::new(),
+            })
+        };
+        let alone = (!self.collecting.is_empty()).then(|| {
+            let of = |value: fn(&Collecting) -> f64| median(self.collecting.iter().map(value));
+            Line {
+                what: "  the collector alone, an event",
+                ours: format!("{:.0} ns", of(|one| one.counted_ns)),
+                other: format!("{:.0} ns without counts", of(|one| one.not_counted_ns)),
+                ratio: None,
+                target: "-",
+                is_met: None,
+                note: String::new(),
+            }
+        });
+        [
+            beside(
+                "appendEvent with counts by type",
+                "append, counted",
+                "append, uncounted",
+            ),
+            beside(
+                "  100 events a call, an event",
+                "hundred, counted",
+                "hundred, uncounted",
+            ),
+            alone,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn idle_lines(&self) -> Vec<Line> {

@@ -10,6 +10,8 @@ mod m20261123_000001_create_tables;
 mod m20261123_000002_index_pending_commands;
 mod m20261201_000001_index_read_models;
 mod m20261202_000001_index_correlation_ids_as_text;
+mod m20261203_000001_revise_handlers;
+mod m20261205_000001_count_timed_events;
 pub mod postgres;
 pub mod sqlite;
 
@@ -25,6 +27,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_index_pending_commands::Migration),
             Box::new(m20261201_000001_index_read_models::Migration),
             Box::new(m20261202_000001_index_correlation_ids_as_text::Migration),
+            Box::new(m20261203_000001_revise_handlers::Migration),
+            Box::new(m20261205_000001_count_timed_events::Migration),
         ]
     }
 }

@@ -8,5 +8,8 @@ pub const CODE: &[&str] = &[
     include_str!("../sql/postgres/functions/tidings_write_read_model.sql"),
     include_str!("../sql/postgres/functions/tidings_publish_entries.sql"),
     include_str!("../sql/postgres/functions/tidings_describe_partitions.sql"),
+    include_str!("../sql/postgres/functions/tidings_promote_deliveries.sql"),
+    include_str!("../sql/postgres/functions/tidings_save_handler_steps.sql"),
+    include_str!("../sql/postgres/functions/tidings_run_sql_handler.sql"),
     include_str!("../sql/postgres/triggers.sql"),
 ];

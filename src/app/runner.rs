@@ -16,6 +16,8 @@ use super::supervision::Supervision;
 use crate::{
     commands::{Worker, run_worker},
     domain::{FencingToken, Partition},
+    handlers::{Handlers, run_dispatcher},
+    metrics::Metrics,
     projections::{Ended, Projections, run_projector, run_publisher},
     store::{LeaseGrant, Store, StoreError},
 };
@@ -32,7 +34,9 @@ const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
 pub(super) struct Runner {
     pub(super) store: Store,
     pub(super) projections: Arc<Projections>,
+    pub(super) handlers: Arc<Handlers>,
     pub(super) worker: Arc<Worker>,
+    pub(super) metrics: Arc<Metrics>,
     /// What tells this server's leases from those of others.
     pub(super) owner: Uuid,
     /// How long a lease lasts.
@@ -72,6 +76,11 @@ impl Runner {
         running.spawn(run_projector(projections(), partition, token, stop.clone()));
         // Also where nothing is published, for the checkpoint to move: what is published one day begins then.
         running.spawn(run_publisher(projections(), partition, token, stop.clone()));
+        let dispatch = run_dispatcher(self.handlers.clone(), partition, token, stop.clone());
+        running.spawn(async move {
+            dispatch.await;
+            Ended::Stopped
+        });
         let work = run_worker(self.worker.clone(), partition, stop.clone());
         running.spawn(async move {
             work.await;
@@ -85,6 +94,7 @@ impl Runner {
         while let Some(mut lease) = self.acquire(&name, &stopping).await {
             self.takes_over = false;
             tracing::debug!(%partition, token = lease.token.0, "this server works on the partition");
+            let held = self.metrics.lease();
             let stop = CancellationToken::new();
             let mut running = self.begin(partition, lease.token, &stop);
             self.hold(&mut lease, &mut running, &stopping).await;
@@ -92,6 +102,7 @@ impl Runner {
             while let Some(ended) = running.join_next().await {
                 report(&name, ended);
             }
+            drop(held);
             if let Err(error) = self.store.release_lease(&name, lease.token).await {
                 let error = &error as &dyn Error;
                 tracing::debug!(name, error, "a lease was not given back; it runs out");

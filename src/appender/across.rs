@@ -2,17 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{AppendError, OnCommit, giving_way::GivingWay, log};
+use super::{AppendError, Hooks, giving_way::GivingWay, log};
 use crate::{
     config::Limits,
     domain::{
         Event, NewEvent, Partition, Timestamp,
-        append::{AppendRequest, AppendedEvent, Committed, Outcome, Refusal},
+        append::{AppendRequest, AppendedEvent, BatchReport, Committed, LogName, Outcome, Refusal},
     },
     store::{Store, StoreError},
+    traces::Span,
 };
 
 /// Appends over several partitions that run at the same time.
@@ -21,7 +22,7 @@ const AT_ONCE: usize = 4;
 /// What appends over several partitions share.
 pub(super) struct Across {
     store: Store,
-    on_commit: OnCommit,
+    hooks: Hooks,
     turns: Semaphore,
     bytes: Semaphore,
     stopping: CancellationToken,
@@ -31,12 +32,12 @@ impl Across {
     pub(super) fn new(
         store: &Store,
         limits: &Limits,
-        on_commit: &OnCommit,
+        hooks: &Hooks,
         stopping: &CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             store: store.clone(),
-            on_commit: on_commit.clone(),
+            hooks: hooks.clone(),
             turns: Semaphore::new(AT_ONCE),
             bytes: Semaphore::new(limits.max_queue_bytes.min(Semaphore::MAX_PERMITS)),
             stopping: stopping.clone(),
@@ -46,8 +47,13 @@ impl Across {
     /// One transaction over several partitions, beside their queues.
     pub(super) async fn append(
         &self,
-        events: Vec<NewEvent>,
+        mut events: Vec<NewEvent>,
+        span: Span,
     ) -> Result<Outcome<Arc<Event>>, AppendError> {
+        let taken_at = Instant::now();
+        if let Some(parent) = span.parent() {
+            log::trace_events(&mut events, parent);
+        }
         let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let _room = self
@@ -78,7 +84,31 @@ impl Across {
                 (*partition, AppendRequest::of_events(events.collect()))
             })
             .collect();
-        let outcomes = self.commit_across(&parts, &events).await?;
+        let (began, from) = (Instant::now(), self.hooks.traces.now());
+        let committed = self.commit_across(&parts, &events).await;
+        let took = began.elapsed();
+        if let Some(times) = from.zip(self.hooks.traces.now()) {
+            let numbers = [
+                ("tidings.batch.requests", 1),
+                ("tidings.batch.events", events.len()),
+                ("tidings.batch.partitions", parts.len()),
+            ];
+            span.record_part("commit", times, &numbers);
+        }
+        let mut report = BatchReport {
+            log: LogName::Events,
+            took,
+            is_committed: committed.is_ok(),
+            requests: &[],
+            events: &[],
+        };
+        let outcomes = match committed {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                (self.hooks.on_batch)(&report);
+                return Err(error);
+            }
+        };
 
         if let Some(refusal) = first_refusal(&outcomes, &places, &events) {
             return Ok(Outcome::Refused(refusal));
@@ -96,11 +126,15 @@ impl Across {
             for (&index, event) in indices.iter().zip(&part) {
                 stored[index] = Some(event.clone());
             }
-            (self.on_commit)(Committed::Events(partition, part));
+            (self.hooks.on_commit)(Committed::Events(partition, part));
         }
+        let stored: Vec<Arc<Event>> = stored.into_iter().flatten().collect();
+        let requests = [(began.duration_since(taken_at) + took, stored.len())];
+        (report.requests, report.events) = (&requests, &stored);
+        (self.hooks.on_batch)(&report);
         Ok(Outcome::Appended {
             at: newest,
-            places: stored.into_iter().flatten().collect(),
+            places: stored,
         })
     }
 

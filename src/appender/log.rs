@@ -1,13 +1,15 @@
 //! The two logs that are appended to: what a queue needs to know of each. Floor 3.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
 use crate::{
     domain::{
-        CommandId, Entry, Event, EventId, NewEntry, NewEvent, Partition, StreamName,
-        append::{AppendRequest, AppendedEntry, AppendedEvent, CommandChange, Committed, Outcome},
+        CommandId, Entry, Event, EventId, NewEntry, NewEvent, Partition, StreamName, TraceParent,
+        append::{
+            AppendRequest, AppendedEntry, AppendedEvent, CommandChange, Committed, LogName, Outcome,
+        },
     },
     store::{Store, StoreError},
 };
@@ -22,6 +24,18 @@ pub(super) trait Log: Send + Sync + 'static {
     type Stored: Send + Sync + 'static;
     /// What must not come twice in a batch.
     type Key: Eq + std::hash::Hash + Send;
+
+    /// Its name.
+    const NAME: LogName;
+
+    /// The partition.
+    fn partition(&self) -> Partition;
+
+    /// The events among what was stored.
+    fn events(stored: &[Arc<Self::Stored>]) -> &[Arc<Event>];
+
+    /// Lets a trace go on with what the request stores.
+    fn trace(request: &mut Self::Request, parent: TraceParent);
 
     /// How many events or entries a request has.
     fn count(request: &Self::Request) -> usize;
@@ -55,6 +69,8 @@ pub(super) trait Log: Send + Sync + 'static {
 pub(super) struct Done<S> {
     pub(super) stored: Vec<Arc<S>>,
     pub(super) commands: Vec<CommandChange>,
+    /// Of each request: how long it took from taking it to its commit, and how much of `stored` is its own.
+    pub(super) requests: Vec<(Duration, usize)>,
 }
 
 impl<S> Default for Done<S> {
@@ -62,6 +78,7 @@ impl<S> Default for Done<S> {
         Self {
             stored: Vec::new(),
             commands: Vec::new(),
+            requests: Vec::new(),
         }
     }
 }
@@ -70,6 +87,7 @@ impl<S> Done<S> {
     pub(super) fn extend(&mut self, later: Self) {
         self.stored.extend(later.stored);
         self.commands.extend(later.commands);
+        self.requests.extend(later.requests);
     }
 }
 
@@ -100,6 +118,26 @@ impl Log for EventLog {
     type Place = AppendedEvent;
     type Stored = Event;
     type Key = EventKey;
+
+    const NAME: LogName = LogName::Events;
+
+    fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    fn events(stored: &[Arc<Event>]) -> &[Arc<Event>] {
+        stored
+    }
+
+    fn trace(request: &mut Self::Request, parent: TraceParent) {
+        trace_events(&mut request.events, parent);
+        let step = request.command.as_mut();
+        if let Some(command) = step.and_then(|step| step.record.as_mut())
+            && let Some(traced) = parent.put_into(&command.metadata)
+        {
+            Arc::make_mut(command).metadata = traced;
+        }
+    }
 
     fn count(request: &Self::Request) -> usize {
         request.events.len() + usize::from(request.command.is_some())
@@ -159,6 +197,15 @@ impl Log for EventLog {
     }
 }
 
+/// Puts a place in a trace into the metadata of events, so that whoever reads them goes on with it.
+pub(super) fn trace_events(events: &mut [NewEvent], parent: TraceParent) {
+    for event in events {
+        if let Some(traced) = parent.put_into(&event.metadata) {
+            event.metadata = traced;
+        }
+    }
+}
+
 /// Events at the places where they went.
 pub(super) fn stored_events(
     partition: Partition,
@@ -202,6 +249,19 @@ impl Log for EntryLog {
     type Place = AppendedEntry;
     type Stored = Entry;
     type Key = (StreamName, EventId);
+
+    const NAME: LogName = LogName::Entries;
+
+    fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    fn events(_: &[Arc<Entry>]) -> &[Arc<Event>] {
+        &[]
+    }
+
+    /// An entry has no metadata to put it into.
+    fn trace(_: &mut Self::Request, _: TraceParent) {}
 
     fn count(_: &Self::Request) -> usize {
         1

@@ -20,10 +20,11 @@ use crate::{
     config::Limits,
     domain::{
         Aggregate, AggregateId, AggregateType, CommandStep, Entry, Event, EventId, NewEntry,
-        NewEvent, Timestamp,
-        append::{AppendRequest, Committed, Outcome, Refusal},
+        NewEvent, Partition, Timestamp,
+        append::{AppendRequest, BatchReport, Committed, LogName, Outcome, Refusal},
     },
     store::{Store, StoreError},
+    traces::Traces,
 };
 use across::Across;
 use giving_way::GivingWay;
@@ -32,6 +33,33 @@ use queue::Queue;
 
 /// Called with what was committed, in the order of its log, after each commit.
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
+
+/// Called with each batch, once it is committed and before its writers are told.
+pub type OnBatch = Arc<dyn Fn(&BatchReport<'_>) + Send + Sync>;
+
+/// What others do with what is appended.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Hands it on.
+    pub on_commit: OnCommit,
+    /// Measures it.
+    pub on_batch: OnBatch,
+    /// Traces it.
+    pub traces: Traces,
+}
+
+/// What waits in a queue, or is being committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLength {
+    /// The log.
+    pub log: LogName,
+    /// The partition.
+    pub partition: Partition,
+    /// How many requests wait.
+    pub requests: usize,
+    /// How many bytes they have, and those that are being committed.
+    pub bytes: usize,
+}
 
 /// What an append came to.
 #[derive(Clone, Debug)]
@@ -58,6 +86,7 @@ pub struct Appender {
     entries: Vec<Queue<EntryLog>>,
     across: Arc<Across>,
     request_timeout: Duration,
+    traces: Traces,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -65,7 +94,7 @@ pub struct Appender {
 impl Appender {
     /// Starts the tasks of all partitions.
     #[must_use]
-    pub fn start(store: Store, limits: &Limits, on_commit: OnCommit) -> Self {
+    pub fn start(store: Store, limits: &Limits, hooks: Hooks) -> Self {
         let stopping = CancellationToken::new();
         let tasks = TaskTracker::new();
         let partitions = store.partitions();
@@ -77,7 +106,7 @@ impl Appender {
                     &stopping,
                     EventLog::new(&store, partition),
                     limits,
-                    &on_commit,
+                    &hooks,
                 )
             })
             .collect();
@@ -89,11 +118,11 @@ impl Appender {
                     &stopping,
                     EntryLog::new(&store, partition),
                     limits,
-                    &on_commit,
+                    &hooks,
                 )
             })
             .collect();
-        let across = Across::new(&store, limits, &on_commit, &stopping);
+        let across = Across::new(&store, limits, &hooks, &stopping);
         tasks.close();
         Self {
             store,
@@ -101,6 +130,7 @@ impl Appender {
             entries,
             across,
             request_timeout: limits.request_timeout,
+            traces: hooks.traces,
             stopping,
             tasks,
         }
@@ -185,6 +215,21 @@ impl Appender {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(AppendError::timed_out(vec![id.0])),
         }
+    }
+
+    /// The traces that appends are part of.
+    #[must_use]
+    pub fn traces(&self) -> &Traces {
+        &self.traces
+    }
+
+    /// What waits in each queue.
+    #[must_use]
+    pub fn queue_lengths(&self) -> Vec<QueueLength> {
+        let events = self.events.iter().map(Queue::length);
+        events
+            .chain(self.entries.iter().map(Queue::length))
+            .collect()
     }
 
     /// Commits what was accepted, accepts nothing more, and returns when all tasks have ended.
@@ -293,7 +338,10 @@ impl Appender {
         ids: &[EventId],
     ) -> Result<Outcome<Arc<Event>>, AppendError> {
         let across = self.across.clone();
-        let append = self.tasks.spawn(async move { across.append(events).await });
+        let span = self.traces.begin("append");
+        let append = self
+            .tasks
+            .spawn(async move { across.append(events, span).await });
         append
             .await
             .unwrap_or_else(|_| Err(AppendError::timed_out(uuids(ids))))

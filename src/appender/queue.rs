@@ -1,20 +1,27 @@
 //! The queue of one partition and log, and the task that commits what waits in it. Floor 3.
 
-use std::{collections::HashSet, mem, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AppendError, OnCommit,
+    AppendError, Hooks, QueueLength,
     giving_way::GivingWay,
     log::{Done, Log},
 };
 use crate::{
     config::Limits,
-    domain::append::{Outcome, Refusal},
+    domain::{
+        Timestamp,
+        append::{BatchReport, Outcome, Refusal},
+    },
     store::StoreError,
+    traces::{Span, Traces},
 };
 
 /// A batch is closed when it holds this many bytes.
@@ -26,6 +33,8 @@ type Answer<L> = Result<Outcome<Arc<<L as Log>::Stored>>, AppendError>;
 struct Waiting<L: Log> {
     request: L::Request,
     answer: oneshot::Sender<Answer<L>>,
+    taken_at: Instant,
+    span: Span,
     /// Gives its bytes back to the queue when the request is done with.
     _room: OwnedSemaphorePermit,
 }
@@ -34,6 +43,9 @@ struct Waiting<L: Log> {
 pub(super) struct Queue<L: Log> {
     sender: mpsc::Sender<Waiting<L>>,
     bytes: Arc<Semaphore>,
+    most_bytes: usize,
+    length: QueueLength,
+    traces: Traces,
     stopping: CancellationToken,
 }
 
@@ -44,29 +56,50 @@ impl<L: Log> Queue<L> {
         stopping: &CancellationToken,
         log: L,
         limits: &Limits,
-        on_commit: &OnCommit,
+        hooks: &Hooks,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(limits.max_queue_requests);
+        let length = QueueLength {
+            log: L::NAME,
+            partition: log.partition(),
+            requests: 0,
+            bytes: 0,
+        };
         let committer = Committer {
             log,
             receiver,
             carried_over: None,
             max_events: limits.max_batch_events,
-            on_commit: on_commit.clone(),
+            hooks: hooks.clone(),
         };
         tasks.spawn(committer.run(stopping.clone()));
-        let bytes = Arc::new(Semaphore::new(
-            limits.max_queue_bytes.min(Semaphore::MAX_PERMITS),
-        ));
+        let most_bytes = limits.max_queue_bytes.min(Semaphore::MAX_PERMITS);
         Self {
             sender,
-            bytes,
+            bytes: Arc::new(Semaphore::new(most_bytes)),
+            most_bytes,
+            length,
+            traces: hooks.traces.clone(),
             stopping: stopping.clone(),
         }
     }
 
+    /// What waits in it, or is being committed.
+    pub(super) fn length(&self) -> QueueLength {
+        QueueLength {
+            requests: self.sender.max_capacity() - self.sender.capacity(),
+            bytes: self.most_bytes - self.bytes.available_permits(),
+            ..self.length
+        }
+    }
+
     /// Hands in a request and waits for what becomes of it. A full queue refuses at once.
-    pub(super) async fn submit(&self, request: L::Request) -> Answer<L> {
+    pub(super) async fn submit(&self, mut request: L::Request) -> Answer<L> {
+        let taken_at = Instant::now();
+        let span = self.traces.begin("append");
+        if let Some(parent) = span.parent() {
+            L::trace(&mut request, parent);
+        }
         let bytes = u32::try_from(L::size_bytes(&request)).unwrap_or(u32::MAX);
         let room = self
             .bytes
@@ -81,6 +114,8 @@ impl<L: Log> Queue<L> {
             .try_send(Waiting {
                 request,
                 answer,
+                taken_at,
+                span,
                 _room: room,
             })
             .map_err(|error| match error {
@@ -98,7 +133,16 @@ struct Committer<L: Log> {
     /// A request that did not fit into the batch before.
     carried_over: Option<Waiting<L>>,
     max_events: usize,
-    on_commit: OnCommit,
+    hooks: Hooks,
+}
+
+/// When a batch went to the database, and how long that took.
+#[derive(Clone, Copy)]
+struct Times {
+    began: Instant,
+    /// By the clock, where there are traces.
+    from: Option<Timestamp>,
+    took: Duration,
 }
 
 impl<L: Log> Committer<L> {
@@ -121,7 +165,7 @@ impl<L: Log> Committer<L> {
             let batch = self.gather(first);
             let done = self.commit(batch).await;
             for committed in self.log.committed(done) {
-                (self.on_commit)(committed);
+                (self.hooks.on_commit)(committed);
             }
         }
     }
@@ -156,8 +200,16 @@ impl<L: Log> Committer<L> {
     /// A batch that fails for what one request holds is split until that one alone is refused.
     fn commit(&self, batch: Vec<Waiting<L>>) -> BoxFuture<'_, Done<L::Stored>> {
         Box::pin(async move {
-            match self.try_commit(&batch).await {
-                Ok(outcomes) => self.answer(batch, outcomes),
+            let began = Instant::now();
+            let from = self.hooks.traces.now();
+            let committed = self.try_commit(&batch).await;
+            let times = Times {
+                began,
+                from,
+                took: began.elapsed(),
+            };
+            match committed {
+                Ok(outcomes) => self.answer(batch, outcomes, times),
                 Err(StoreError::ValueRefused(_)) if batch.len() > 1 => {
                     let mut first = batch;
                     let second = first.split_off(first.len() / 2);
@@ -175,8 +227,10 @@ impl<L: Log> Committer<L> {
                     Done::default()
                 }
                 Err(error) => {
+                    self.report(&Done::default(), times.took, false);
                     let error = Arc::new(error);
                     for waiting in batch {
+                        waiting.span.set_failed("the database");
                         let ids = L::ids(&waiting.request);
                         let _ = waiting
                             .answer
@@ -199,28 +253,63 @@ impl<L: Log> Committer<L> {
         }
     }
 
-    fn answer(&self, batch: Vec<Waiting<L>>, outcomes: Vec<Outcome<L::Place>>) -> Done<L::Stored> {
+    /// Tells the writers what their requests have come to, once it is counted: who has an answer finds it in the counts.
+    fn answer(
+        &self,
+        batch: Vec<Waiting<L>>,
+        outcomes: Vec<Outcome<L::Place>>,
+        times: Times,
+    ) -> Done<L::Stored> {
+        let committed_at = times.began + times.took;
         let mut done = Done::default();
+        let mut answers = Vec::with_capacity(batch.len());
+        let batch_requests = batch.len();
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
             let Waiting {
                 request,
                 answer,
+                taken_at,
+                span,
                 _room,
             } = waiting;
             let outcome = match outcome {
                 Outcome::Appended { at, places } => {
                     done.commands.extend(L::command(&request));
                     let stored = self.log.stored(request, places);
+                    let took = committed_at.duration_since(taken_at);
+                    done.requests.push((took, stored.len()));
                     done.stored.extend(stored.iter().cloned());
                     Outcome::Appended { at, places: stored }
                 }
                 Outcome::Duplicate => Outcome::Duplicate,
                 Outcome::Refused(refusal) => Outcome::Refused(refusal),
             };
+            answers.push((answer, outcome, span, _room));
+        }
+        self.report(&done, times.took, true);
+        let to = self.hooks.traces.now();
+        for (answer, outcome, span, _room) in answers {
+            if let Some(times) = times.from.zip(to) {
+                let numbers = [
+                    ("tidings.batch.requests", batch_requests),
+                    ("tidings.batch.events", done.stored.len()),
+                ];
+                span.record_part("commit", times, &numbers);
+            }
             // Who waited may have gone away: what is committed stays committed.
             mem::drop(answer.send(Ok(outcome)));
         }
         done
+    }
+
+    fn report(&self, done: &Done<L::Stored>, took: Duration, is_committed: bool) {
+        (self.hooks.on_batch)(&BatchReport {
+            log: L::NAME,
+            took,
+            is_committed,
+            requests: &done.requests,
+            events: L::events(&done.stored),
+        });
     }
 }
 
@@ -233,8 +322,8 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        Timestamp,
-        append::{CommandChange, Committed},
+        Event, Partition, TraceParent,
+        append::{CommandChange, Committed, LogName},
     };
 
     /// A log whose database fails for one request, or for all.
@@ -264,6 +353,18 @@ mod tests {
         type Place = ();
         type Stored = u128;
         type Key = u128;
+
+        const NAME: LogName = LogName::Events;
+
+        fn partition(&self) -> Partition {
+            Partition(0)
+        }
+
+        fn events(_: &[Arc<u128>]) -> &[Arc<Event>] {
+            &[]
+        }
+
+        fn trace(_: &mut u128, _: TraceParent) {}
 
         fn count(_: &u128) -> usize {
             1
@@ -313,15 +414,13 @@ mod tests {
 
     /// Hands in requests that are committed as one batch: what each of them is answered.
     async fn submit(log: &Faulty, requests: &[u128]) -> Vec<Answer<Faulty>> {
-        let on_commit: OnCommit = Arc::new(|_| {});
+        let hooks = Hooks {
+            on_commit: Arc::new(|_| {}),
+            on_batch: Arc::new(|_| {}),
+            traces: Traces::default(),
+        };
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-        let queue = Queue::start(
-            &tasks,
-            &stopping,
-            log.clone(),
-            &Limits::default(),
-            &on_commit,
-        );
+        let queue = Queue::start(&tasks, &stopping, log.clone(), &Limits::default(), &hooks);
         join_all(requests.iter().map(|request| queue.submit(*request))).await
     }
 

@@ -157,7 +157,13 @@ impl Executor {
                 let known = known.ok_or(CommandError::NotThere { id: command.id })?;
                 Ok(self.settle(known, deadline).await?.executed)
             }
-            Err(fault @ CommandError::Faulted { .. }) => self.known_or(fault, &command).await,
+            Err(fault @ CommandError::Faulted { .. }) => match self.first_of_id(&command).await? {
+                // It was created before, and waits to be decided: that is not settled by this.
+                Some(known) if known.status == CommandStatus::Pending => {
+                    Ok(self.settle(known, deadline).await?.executed)
+                }
+                _ => self.known_or(fault, &command).await,
+            },
             Err(error) => Err(error),
         }
     }
@@ -186,11 +192,15 @@ impl Executor {
         command: Command,
     ) -> Result<Option<Processed>, CommandError> {
         let deadline = self.deadline();
+        let span = self
+            .appender
+            .traces()
+            .go_on("process command", &command.metadata);
         let _turn = self.turns.take(command.aggregate_id, deadline).await?;
         if self.leaves(&command).await? {
             return Ok(None);
         }
-        self.settle(command, deadline).await.map(Some)
+        span.within(self.settle(command, deadline)).await.map(Some)
     }
 
     /// Whether a pending command is left to the servers whose domain is in force: its type is not known here, and may be there.

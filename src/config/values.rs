@@ -33,10 +33,10 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "expected a whole number with a unit, such as 16MiB".to_owned())
 }
 
-/// Reads a duration such as `250ms`, `5s`, `2m` or `1h`.
+/// Reads a duration such as `250ms`, `5s`, `2m`, `1h` or `30d`.
 ///
 /// # Errors
-/// Text that is not a whole number with one of the units ms, s, m and h.
+/// Text that is not a whole number with one of the units ms, s, m, h and d.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let unit_ms = match unit {
@@ -44,14 +44,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         "" => {
             return Err(format!(
-                "a unit is missing; use ms, s, m or h, such as {text}s"
+                "a unit is missing; use ms, s, m, h or d, such as {text}s"
             ));
         }
         _ => {
             return Err(format!(
-                "`{unit}` is not a unit of time; use ms, s, m or h, such as 5s"
+                "`{unit}` is not a unit of time; use ms, s, m, h or d, such as 5s"
             ));
         }
     };

@@ -1,6 +1,6 @@
 //! What is appended together, and what it comes to: where it went, or why it was refused. Floor 0.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     AggregateType, CommandId, CommandStatus, CommandStep, Entry, Event, EventId, NewEvent,
@@ -83,6 +83,41 @@ pub enum Committed {
     Commands(Partition, Vec<CommandChange>),
     /// Read models of a partition as they are now, each at the position of its change.
     Changes(Partition, Vec<Arc<ReadModel>>),
+}
+
+/// One of the logs that are appended to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogName {
+    /// The log of events.
+    Events,
+    /// The log of stream entries.
+    Entries,
+}
+
+impl LogName {
+    /// The name as metrics have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Entries => "entries",
+        }
+    }
+}
+
+/// A batch that was committed, or was not, for those who measure: what no one else has to know.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchReport<'a> {
+    /// The log.
+    pub log: LogName,
+    /// How long the database took.
+    pub took: Duration,
+    /// Whether it was committed.
+    pub is_committed: bool,
+    /// The requests that were appended: how long it took from taking each to its commit, and how much it has in the log.
+    pub requests: &'a [(Duration, usize)],
+    /// The events of those requests, in their order; none for entries.
+    pub events: &'a [Arc<Event>],
 }
 
 /// A command that has a new status.

@@ -6,8 +6,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
 use super::{
-    AggregateId, CommandId, DatabaseId, Partition, PartitionCount, Position, ReadModelTime,
-    StreamName, Timestamp,
+    AggregateId, CommandId, DatabaseId, DeliveryId, Partition, PartitionCount, Position,
+    ReadModelTime, StreamName, Timestamp,
 };
 
 const FORMAT: u8 = 1;
@@ -19,6 +19,7 @@ const KIND_COMMANDS: u8 = b'c';
 const KIND_STREAMS: u8 = b's';
 const KIND_CHANGES: u8 = b'g';
 const KIND_READ_MODELS: u8 = b'r';
+const KIND_DELIVERIES: u8 = b'd';
 
 /// Why a text is no cursor that can be used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +118,8 @@ pub enum Cursor {
     },
     /// A stream in the order of names.
     Streams(StreamName),
+    /// A delivery in the order of ids.
+    Deliveries(DeliveryId),
 }
 
 impl Cursor {
@@ -132,6 +135,7 @@ impl Cursor {
             Self::Aggregates { .. } => KIND_AGGREGATES,
             Self::Commands { .. } => KIND_COMMANDS,
             Self::Streams(_) => KIND_STREAMS,
+            Self::Deliveries(_) => KIND_DELIVERIES,
         });
         bytes.extend_from_slice(database.0.as_bytes());
         bytes.push(u8::try_from(partitions.get()).unwrap_or(u8::MAX));
@@ -153,6 +157,7 @@ impl Cursor {
             Self::Aggregates { created_at, id } => push_made(&mut bytes, *created_at, id.0),
             Self::Commands { created_at, id } => push_made(&mut bytes, *created_at, id.0),
             Self::Streams(name) => bytes.extend_from_slice(name.as_str().as_bytes()),
+            Self::Deliveries(id) => bytes.extend_from_slice(id.0.as_bytes()),
         }
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -228,6 +233,9 @@ impl Cursor {
             KIND_STREAMS => Some(Self::Streams(
                 StreamName::new(std::str::from_utf8(body).ok()?).ok()?,
             )),
+            KIND_DELIVERIES => Uuid::from_slice(body)
+                .ok()
+                .map(|id| Self::Deliveries(DeliveryId(id))),
             _ => None,
         }
     }
@@ -327,6 +335,7 @@ mod tests {
                     id: CommandId(Uuid::from_u128(id)),
                 },
                 Cursor::Streams(StreamName::new("user_events").expect("a name")),
+                Cursor::Deliveries(DeliveryId(Uuid::from_u128(id))),
             ];
             for cursor in places {
                 let text = cursor.encode(DATABASE, four());

@@ -2,6 +2,7 @@
 
 use super::{
     EventId, EventType, ExpectedPosition, Json, Partition, Position, StreamName, Timestamp,
+    append::AppendedEntry,
 };
 
 /// A named log of entries.
@@ -33,6 +34,21 @@ impl NewEntry {
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         self.data.as_str().len() + 200
+    }
+
+    /// The entry as it is stored in its stream's partition.
+    #[must_use]
+    pub fn stored(self, partition: Partition, place: AppendedEntry) -> Entry {
+        Entry {
+            partition,
+            entry_position: place.entry_position,
+            stream_name: self.stream_name,
+            position: place.position,
+            event_id: self.event_id,
+            event_type: self.event_type,
+            data: self.data,
+            created_at: place.created_at,
+        }
     }
 }
 

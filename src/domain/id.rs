@@ -43,6 +43,14 @@ id! {
     /// The id of a database, made with it and part of every cursor.
     DatabaseId
 }
+id! {
+    /// The id of an event handler.
+    HandlerId
+}
+id! {
+    /// The id of a delivery.
+    DeliveryId
+}
 
 impl AggregateId {
     /// The id that a text key stands for: a UUID stands for itself, anything else for its UUIDv5.

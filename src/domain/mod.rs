@@ -1,5 +1,5 @@
 //! The words of the event store: ids, names, versions, positions, cursors, events, aggregates, stream entries, commands,
-//! deciders, read models.
+//! deciders, read models, event handlers and deliveries.
 //! Floor 0: pure values; no async, no I/O, no clock of its own.
 
 pub mod access;
@@ -11,13 +11,16 @@ pub mod contains;
 pub mod cursor;
 pub mod decider;
 pub mod declared;
+pub mod delivery;
 pub mod entry;
 pub mod event;
 pub mod filter;
+pub mod handler;
 pub mod id;
 pub mod json;
 pub mod judge;
 pub mod merge;
+pub mod metric;
 pub mod name;
 pub mod partition;
 pub mod projection;
@@ -25,6 +28,7 @@ pub mod read_model;
 pub mod registry;
 pub mod schema;
 pub mod timestamp;
+pub mod trace;
 pub mod version;
 
 pub use access::{Caller, RequestId, Role};
@@ -36,12 +40,22 @@ pub use decider::{
     CommandDescription, CommandInHand, DecidedEvent, Decider, Decision, FoldFault, PastEvent,
     Rejection, State,
 };
+pub use delivery::{
+    Delivery, DeliveryStatus, DeliveryWrite, HandlerStep, LastError, SavedStep, SqlRun,
+    SqlRunOutcome, SqlTry,
+};
 pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};
 pub use filter::EventFilter;
-pub use id::{AggregateId, CommandId, DatabaseId, EventId};
+pub use handler::{
+    EventHandler, FunctionError, HandlerFunction, SqlFunctionName, WebhookUrl, check_handler_name,
+};
+pub use id::{AggregateId, CommandId, DatabaseId, DeliveryId, EventId, HandlerId};
 pub use json::{Json, JsonError};
-pub use name::{AggregateType, CommandType, EventType, NameError, StreamName};
+pub use metric::{EventMetric, MetricInterval, MinuteTally, Tally};
+pub use name::{
+    AggregateType, CommandType, EventType, FunctionName, HandlerName, NameError, StreamName,
+};
 pub use partition::{Partition, PartitionCount};
 pub use projection::{
     Checkpoint, CheckpointStep, FencingToken, Folded, Projected, RebuildOutcome, SaveOutcome,
@@ -52,6 +66,7 @@ pub use read_model::{
 pub use registry::{CommandKind, DecideError, Domain, DomainError};
 pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
+pub use trace::TraceParent;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
 
 /// Which end of a list comes first.

@@ -96,6 +96,14 @@ name! {
     /// The name of a stream: `user_events`.
     StreamName
 }
+name! {
+    /// The name of an event handler: `send_welcome`.
+    HandlerName
+}
+name! {
+    /// The name under which a function in Rust is registered: `send_mail`.
+    FunctionName
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, sync::Arc};
 
-use async_graphql::{Error, ErrorExtensionValues, ErrorExtensions, ServerError};
+use async_graphql::{Error, ErrorExtensionValues, ErrorExtensions, ServerError, Value};
 
 use super::scalars::what_would_be_right;
 use crate::{
@@ -446,17 +446,23 @@ pub(super) fn finish(error: &mut ServerError, caller: Option<&Caller>) {
         let request_id = caller
             .map(|caller| caller.request_id.to_string())
             .unwrap_or_default();
-        tracing::error!(
-            request_id,
-            error = cause.as_ref() as &dyn StdError,
-            "a request failed"
-        );
+        // On a websocket, the request is not the one that the connection was opened with.
+        let span = tracing::error_span!(parent: None, "request", %request_id);
+        span.in_scope(|| {
+            tracing::error!(error = cause.as_ref() as &dyn StdError, "a request failed");
+        });
         error
             .extensions
             .get_or_insert_default()
             .set("requestId", request_id);
     }
     let extensions = error.extensions.get_or_insert_default();
+    if extensions.get("code") == Some(&Value::from("UNAVAILABLE"))
+        && let Some(caller) = caller
+    {
+        // Why the database could not be reached is in the log, too.
+        extensions.set("requestId", caller.request_id.to_string());
+    }
     if extensions.get("code").is_none() {
         // What the library itself refuses is a client's fault: syntax, unknown fields, wrong types, limits.
         extensions.set("code", "BAD_USER_INPUT");

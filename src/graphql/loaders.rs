@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     app::App,
-    domain::{Aggregate, AggregateId, Command, Domain, Entry, Event, EventId, ReadModel},
+    domain::{
+        Aggregate, AggregateId, Command, Domain, Entry, Event, EventId, HandlerId, Partition,
+        Position, ReadModel,
+    },
     states::{self, FoldBudget, Folded, StateAt},
     store::{CommandPlace, EntryRange, EventRange, Store},
 };
@@ -33,6 +36,8 @@ pub(super) struct Loaders {
     pub(super) commands: Batch<CommandsOfAggregate>,
     pub(super) entry_ranges: Batch<EntriesInRange>,
     pub(super) read_models: Batch<ReadModelOf>,
+    pub(super) events_at: Batch<EventAt>,
+    pub(super) handler_lags: Batch<LagOfHandler>,
     folding: Folding,
     pub(super) states: Batch<StateOf, Folding>,
 }
@@ -53,6 +58,8 @@ impl Loaders {
             commands: Batch::default(),
             entry_ranges: Batch::default(),
             read_models: Batch::default(),
+            events_at: Batch::default(),
+            handler_lags: Batch::default(),
             states: Batch::default(),
         })
     }
@@ -73,6 +80,8 @@ impl Batches for Arc<Loaders> {
             self.commands.take(store),
             self.entry_ranges.take(store),
             self.read_models.take(store),
+            self.events_at.take(store),
+            self.handler_lags.take(store),
             self.states.take(&self.folding),
         ];
         asked.into_iter().flatten().collect()
@@ -110,6 +119,46 @@ impl LookUp for EventById {
             .into_iter()
             .map(|(id, event)| (id, Arc::new(event)))
             .collect())
+    }
+}
+
+/// Events by their places in the log.
+pub(super) struct EventAt;
+
+impl LookUp for EventAt {
+    type Key = (Partition, Position);
+    type Value = Arc<Event>;
+
+    async fn find(
+        store: &Store,
+        places: Vec<(Partition, Position)>,
+    ) -> Result<HashMap<(Partition, Position), Arc<Event>>, ApiError> {
+        let mut of_partitions: HashMap<Partition, Vec<Position>> = HashMap::new();
+        for (partition, position) in places {
+            of_partitions.entry(partition).or_default().push(position);
+        }
+        let mut found = HashMap::new();
+        for (partition, positions) in of_partitions {
+            let events = store.events_at(partition, &positions).await?;
+            found.extend(
+                events
+                    .into_iter()
+                    .map(|(position, event)| ((partition, position), Arc::new(event))),
+            );
+        }
+        Ok(found)
+    }
+}
+
+/// How many events handlers have still to look at.
+pub(super) struct LagOfHandler;
+
+impl LookUp for LagOfHandler {
+    type Key = HandlerId;
+    type Value = u64;
+
+    async fn find(store: &Store, ids: Vec<HandlerId>) -> Result<HashMap<HandlerId, u64>, ApiError> {
+        Ok(store.handler_lags(&ids).await?)
     }
 }
 

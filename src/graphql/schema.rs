@@ -6,6 +6,8 @@ use super::{
     aggregate::{AggregateMutation, AggregateQuery},
     command::{CommandMutation, CommandQuery, CommandSubscription},
     event::{EventMutation, EventQuery, EventSubscription},
+    event_handler::{EventHandlerMutation, EventHandlerQuery},
+    event_metric::{EventMetricMutation, EventMetricQuery},
     read_model::{ReadModelMutation, ReadModelQuery},
     read_model_changes::ReadModelSubscription,
     server::ServerQuery,
@@ -20,6 +22,8 @@ pub struct Query(
     CommandQuery,
     ReadModelQuery,
     StreamQuery,
+    EventMetricQuery,
+    EventHandlerQuery,
     ServerQuery,
 );
 
@@ -31,6 +35,8 @@ pub struct Mutation(
     CommandMutation,
     ReadModelMutation,
     StreamMutation,
+    EventMetricMutation,
+    EventHandlerMutation,
 );
 
 /// Every subscription goes from history over to live without a gap, a repeat or a change of order, and continues behind the

@@ -211,6 +211,11 @@ impl Refusal {
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
+    /// The code that its error has.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
         self

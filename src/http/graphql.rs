@@ -4,12 +4,13 @@
 
 use std::{pin::pin, time::Duration};
 
-use async_graphql::{Response as GraphqlResponse, parser::types::OperationType};
+use async_graphql::{Response as GraphqlResponse, Value, parser::types::OperationType};
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
 };
 use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
 
 use super::{
     answer::{BAD_USER_INPUT, Media, Refusal, UNAVAILABLE, answer, error_response, is_json},
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     domain::access::{Caller, RequestId},
     graphql::Prepared,
+    metrics::{self, Operation},
 };
 
 /// Answers a request to `/graphql` that is no websocket.
@@ -30,12 +32,18 @@ pub(super) async fn serve(
 ) -> Response<Body> {
     let Some(media) = Media::negotiate(request.headers()) else {
         let message = "an answer can be application/graphql-response+json or application/json; Accept has to name one of them";
+        let metrics = shared.app.metrics();
+        metrics.count_request(Operation::Unknown, BAD_USER_INPUT, None);
         return Refusal::new(StatusCode::NOT_ACCEPTABLE, BAD_USER_INPUT, message)
             .answer(Media::Json);
     };
     match run(shared, request, request_id).await {
         Ok(response) => answer(media, response),
-        Err(refusal) => refusal.answer(media),
+        Err(refusal) => {
+            let metrics = shared.app.metrics();
+            metrics.count_request(Operation::Unknown, refusal.code(), None);
+            refusal.answer(media)
+        }
     }
 }
 
@@ -67,7 +75,11 @@ async fn run(
         .prepare(parameters.map_err(Refusal::bad_input)?)
     {
         Ok(prepared) => prepared,
-        Err(response) => return Ok(*response),
+        Err(response) => {
+            let metrics = shared.app.metrics();
+            metrics.count_request(Operation::Unknown, code_of(&response), None);
+            return Ok(*response);
+        }
     };
     match prepared.operation {
         OperationType::Mutation if is_get => {
@@ -94,14 +106,38 @@ pub(super) async fn execute(
     prepared: Prepared,
     caller: Caller,
 ) -> GraphqlResponse {
-    let is_mutation = prepared.operation == OperationType::Mutation;
+    let began = Instant::now();
+    let (operation, name) = match prepared.operation {
+        OperationType::Mutation => (Operation::Mutation, "graphql mutation"),
+        _ => (Operation::Query, "graphql query"),
+    };
+    let span = shared.app.traces().serve(name, None);
     let time_limit = prepared.time_limit.clone();
-    let mut execution = pin!(shared.graphql.execute(prepared, caller));
+    let mut execution = pin!(span.within(shared.graphql.execute(prepared, caller)));
     let limit = shared.limits.request_timeout + GRACE;
-    match tokio::time::timeout(limit, execution.as_mut()).await {
+    let response = match timeout(limit, execution.as_mut()).await {
         Ok(response) => response,
         Err(_) if time_limit.is_lifted() => execution.await,
-        Err(_) => overdue(shared, is_mutation),
+        Err(_) => overdue(shared, operation == Operation::Mutation),
+    };
+    let code = code_of(&response);
+    if code != metrics::OK {
+        span.set_failed(code);
+    }
+    let metrics = shared.app.metrics();
+    metrics.count_request(operation, code, Some(began.elapsed()));
+    response
+}
+
+/// The code of the first error, or that there is none.
+pub(super) fn code_of(response: &GraphqlResponse) -> &str {
+    let Some(error) = response.errors.first() else {
+        return metrics::OK;
+    };
+    match error.extensions.as_ref().and_then(|set| set.get("code")) {
+        Some(Value::String(code)) => code,
+        // One without a code is the library's own, and gets this one in the answer.
+        _ => BAD_USER_INPUT,
     }
 }
 

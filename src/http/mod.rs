@@ -7,6 +7,7 @@ mod connection;
 pub mod console;
 mod graphql;
 mod health;
+mod metrics;
 mod parameters;
 mod router;
 mod websocket;

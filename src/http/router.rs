@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
@@ -18,9 +19,18 @@ use super::{
     answer::{BAD_USER_INPUT, Media, Refusal},
     body::room_for_bodies,
     connection::Connection,
-    console, graphql, health, websocket,
+    console, graphql, health, metrics, websocket,
 };
-use crate::{app::App, config::Limits, domain::access::RequestId, graphql::Graphql};
+use crate::{
+    app::App,
+    config::Limits,
+    domain::{
+        access::RequestId,
+        trace::{TRACEPARENT, TraceParent},
+    },
+    graphql::Graphql,
+    traces::Span,
+};
 
 /// What all connections of a server share.
 pub(super) struct Shared {
@@ -74,14 +84,35 @@ pub(super) async fn handle(
 ) -> Response<Body> {
     connection.mark_used();
     let request_id = shared.new_request_id();
-    tracing::debug!(%request_id, method = %request.method(), path = request.uri().path(), "request");
+    let answer = answer(shared, connection, request, request_id);
+    answer.instrument(log_span(request_id)).await
+}
+
+/// What every line of the log says that is written for a request, at whatever level.
+pub(super) fn log_span(request_id: RequestId) -> tracing::Span {
+    tracing::error_span!(parent: None, "request", %request_id)
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    request_id: RequestId,
+) -> Response<Body> {
+    tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
     let mut response = match shared.gate.admit(&request) {
         Ok(cross_origin) => {
             let preflight_headers = request
                 .headers()
                 .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
                 .cloned();
-            let mut response = route(shared, connection, request, request_id).await;
+            let span = begin_span(shared, &request, request_id);
+            let routed = route(shared, connection, request, request_id);
+            let mut response = span.within(routed).await;
+            span.set(
+                "http.response.status_code",
+                i64::from(response.status().as_u16()),
+            );
             if let Some(origin) = cross_origin {
                 allow_origin(response.headers_mut(), origin, preflight_headers);
             }
@@ -94,8 +125,23 @@ pub(super) async fn handle(
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     headers.insert(X_REQUEST_ID, request_id_value(request_id));
-    tracing::debug!(%request_id, status = response.status().as_u16(), "answer");
+    tracing::debug!(status = response.status().as_u16(), "answer");
     response
+}
+
+/// The span of a request to the API, in the client's own trace where the client names one.
+fn begin_span<B>(shared: &Shared, request: &Request<B>, request_id: RequestId) -> Span {
+    let traces = shared.app.traces();
+    if !traces.is_on() || request.uri().path() != "/graphql" || websocket::is_upgrade(request) {
+        return Span::default();
+    }
+    let client = request.headers().get(TRACEPARENT);
+    let client = client.and_then(|value| TraceParent::parse(value.to_str().ok()?));
+    let span = traces.serve(format!("{} /graphql", request.method()), client);
+    span.set("http.request.method", request.method().to_string());
+    span.set("url.path", "/graphql");
+    span.set("tidings.request_id", request_id.to_string());
+    span
 }
 
 async fn route(
@@ -111,6 +157,7 @@ async fn route(
         }
         "/graphql" => graphql::serve(shared, request, request_id).await,
         "/healthz" => health::alive(),
+        "/metrics" => metrics::serve(shared, request.headers()).await,
         "/readyz" => health::ready(&shared.app).await,
         "/schema.graphql" => schema(shared, request.headers()),
         _ => match shared.pages.clone().call(request).await {

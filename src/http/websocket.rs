@@ -19,12 +19,13 @@ use tokio_tungstenite::{
         protocol::{Role as Side, WebSocketConfig},
     },
 };
+use tracing::Instrument;
 
 use self::{protocol::Protocol, session::Session};
 use super::{
     answer::{Media, Refusal},
     connection::{Connection, Socket},
-    router::{Shared, bad_request},
+    router::{Shared, bad_request, log_span},
 };
 use crate::domain::access::{RequestId, Role};
 
@@ -102,15 +103,19 @@ pub(super) fn upgrade(
         HeaderValue::from_str(&derive_accept_key(key.as_bytes())).expect("base64 is ASCII");
 
     let on_upgrade = hyper::upgrade::on(&mut request);
+    let counted = shared.app.metrics().websocket();
     let task = run(
         on_upgrade,
         Arc::clone(shared),
         Arc::clone(connection),
         protocol,
         role,
-        request_id,
     );
-    shared.tasks.spawn(task);
+    let task = async move {
+        task.await;
+        drop(counted);
+    };
+    shared.tasks.spawn(task.instrument(log_span(request_id)));
 
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -146,18 +151,17 @@ async fn run(
     connection: Arc<Connection>,
     protocol: Protocol,
     role: Option<Role>,
-    request_id: RequestId,
 ) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            return tracing::debug!(%request_id, %error, "a websocket handshake broke off");
+            return tracing::debug!(%error, "a websocket handshake broke off");
         }
     };
     let parts = match upgraded.downcast::<TokioIo<Socket>>() {
         Ok(parts) => parts,
         Err(_) => {
-            return tracing::error!(%request_id, "a websocket is not on a socket of this server");
+            return tracing::error!("a websocket is not on a socket of this server");
         }
     };
     let limit = Some(shared.limits.max_request_bytes);
@@ -170,8 +174,6 @@ async fn run(
     socket.bound_reads(Some(MAX_BYTES_BEFORE_ACK.saturating_sub(read_ahead.len())));
     let websocket =
         WebSocketStream::from_partially_read(socket, read_ahead, Side::Server, Some(config)).await;
-    Session::new(websocket, shared, protocol, role)
-        .run(request_id)
-        .await;
+    Session::new(websocket, shared, protocol, role).run().await;
     drop(connection);
 }

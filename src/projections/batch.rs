@@ -140,15 +140,18 @@ impl Folding<'_> {
     ) -> Result<HashMap<AggregateId, Touched>, StoreError> {
         let mut touched = HashMap::with_capacity(events.len());
         let mut missing = Vec::new();
+        let mut begun = HashSet::new();
         for event in events.iter() {
             let id = event.aggregate_id;
-            if touched.contains_key(&id) {
+            if touched.contains_key(&id) || begun.contains(&id) {
                 continue;
             }
             if let Some(held) = states.take(id) {
                 touched.insert(id, Touched::of(held));
             } else if event.version > Version(1) || self.takes_nothing_for_granted {
                 missing.push((event.position, id));
+            } else {
+                begun.insert(id);
             }
         }
         if missing.is_empty() {

@@ -27,6 +27,7 @@ use crate::{
     },
     store::{RebuildScope, Store, StoreError},
     tail::Tail,
+    traces::Traces,
 };
 
 /// How often, and after which pause, what had to give way to another transaction is tried again.
@@ -70,6 +71,7 @@ pub struct Projections {
     store: Store,
     tail: Arc<Tail>,
     domain: Arc<Domain>,
+    traces: Traces,
     /// Many read models are folded anew by one at a time, and single ones by a few.
     rebuilding_many: Arc<Semaphore>,
     rebuilding_one: Arc<Semaphore>,
@@ -80,11 +82,12 @@ pub struct Projections {
 impl Projections {
     /// The projections of a domain.
     #[must_use]
-    pub fn new(store: Store, tail: Arc<Tail>, domain: Arc<Domain>) -> Arc<Self> {
+    pub fn new(store: Store, tail: Arc<Tail>, domain: Arc<Domain>, traces: Traces) -> Arc<Self> {
         Arc::new(Self {
             store,
             tail,
             domain,
+            traces,
             rebuilding_many: Arc::new(Semaphore::new(1)),
             rebuilding_one: Arc::new(Semaphore::new(SINGLE_REBUILDS)),
             stopping: CancellationToken::new(),

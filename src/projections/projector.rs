@@ -164,13 +164,21 @@ impl<'p> Projector<'p> {
     /// Folds events and saves what they come to.
     async fn project(&mut self, events: EventBatch) -> Result<Attempt, StoreError> {
         let count = events.len();
+        let traced = self.projections.traces.traced(&events);
         let folding = Folding {
             projections: self.projections,
             partition: self.partition,
             takes_nothing_for_granted: self.has_changed,
         };
         let mut batch = folding.fold(events, &mut self.states).await?;
+        let last = batch.last;
         let saved = self.save_batch(&mut batch).await;
+        if let (Ok(Attempt::Saved), Some((mut traced, from))) = (&saved, traced) {
+            // Not all of them had room.
+            traced.retain(|event| event.position() <= last);
+            let traces = &self.projections.traces;
+            traces.record_events("project", &traced, from);
+        }
         match saved {
             Err(StoreError::ValueRefused(_)) if count > 1 => {
                 // One of them alone will show which it is.

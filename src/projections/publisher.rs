@@ -12,11 +12,12 @@ use super::{
 use crate::{
     domain::{
         Checkpoint, CheckpointStep, Entry, Event, ExpectedPosition, FencingToken, NewEntry,
-        Partition, Position,
+        Partition, Position, Timestamp,
         append::{AppendedEntry, Committed, Outcome, Refusal},
     },
     store::StoreError,
     tail::PartitionFollower,
+    traces::TracedEvent,
 };
 
 /// Events that are looked at at a time, at most.
@@ -71,12 +72,14 @@ impl Publisher<'_> {
     async fn run(&mut self) -> Result<(), StoreError> {
         loop {
             let idle_until = self.moved_at + IDLE_EVERY;
+            let mut traced = None;
             let entries = tokio::select! {
                 events = self.follower.next(BATCH_EVENTS) => {
                     let events = events?;
                     self.looked = events.last().map_or(self.looked, |event| event.position);
                     let entries = events.iter().filter_map(|event| self.entry_of(event));
                     let entries: Vec<_> = entries.collect();
+                    traced = self.traced(&events);
                     if entries.is_empty() && self.moved_at.elapsed() < IDLE_EVERY {
                         continue;
                     }
@@ -87,7 +90,19 @@ impl Publisher<'_> {
             if !self.publish(entries).await? {
                 return Ok(());
             }
+            if let Some((traced, from)) = traced {
+                let traces = &self.projections.traces;
+                traces.record_events("publish", &traced, from);
+            }
         }
+    }
+
+    /// Those of the events that are published and that a trace goes through.
+    fn traced(&self, events: &[Arc<Event>]) -> Option<(Vec<TracedEvent>, Timestamp)> {
+        let domain = &self.projections.domain;
+        let (mut traced, from) = self.projections.traces.traced(events)?;
+        traced.retain(|event| domain.publish_to(event.aggregate_type()).is_some());
+        Some((traced, from))
     }
 
     fn entry_of(&self, event: &Event) -> Option<(Partition, NewEntry)> {
@@ -129,9 +144,7 @@ impl Publisher<'_> {
         for ((stream, entry), outcome) in entries.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Appended { places, .. } => {
-                    let stored = places
-                        .first()
-                        .map(|place| stored_entry(stream, entry, *place));
+                    let stored = places.first().map(|place| entry.stored(stream, *place));
                     of_streams
                         .entry(stream)
                         .or_default()
@@ -150,18 +163,5 @@ impl Publisher<'_> {
                 .tail
                 .take_committed(Committed::Entries(stream, entries));
         }
-    }
-}
-
-fn stored_entry(partition: Partition, entry: NewEntry, place: AppendedEntry) -> Entry {
-    Entry {
-        partition,
-        entry_position: place.entry_position,
-        stream_name: entry.stream_name,
-        position: place.position,
-        event_id: entry.event_id,
-        event_type: entry.event_type,
-        data: entry.data,
-        created_at: place.created_at,
     }
 }

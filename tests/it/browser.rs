@@ -72,6 +72,21 @@ fn a_page_of_an_allowed_origin_can_do_what_is_regular() {
     );
 }
 
+#[test]
+fn a_receiver_that_others_wrote_gets_every_event_signed_and_in_order() {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let eager = |server: TestServerBuilder| {
+        server.env("TIDINGS_WEBHOOK_SECRET", SECRET).arguments([
+            "--webhook-allow-private",
+            "--handler-timeout=500ms",
+            "--handler-retry-delay=50ms",
+            "--handler-longest-delay=500ms",
+            "--handler-attempts=1000",
+        ])
+    };
+    run_script("webhooks.mjs", eager, &[("WEBHOOK_SECRET", SECRET)]);
+}
+
 /// Runs one script with `TIDINGS_URL` set to a server on a fresh SQLite file; it succeeds by ending with status 0.
 fn run_script(
     name: &str,

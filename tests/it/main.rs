@@ -18,6 +18,7 @@ mod faults;
 mod graphql;
 mod harness;
 mod http;
+mod observability;
 mod plans;
 mod read_models;
 mod readme;

@@ -19,7 +19,11 @@ Query.streams(first: Int! = 100, after: String): StreamConnection!
 Query.readModel(aggregateId: UUID!, minVersion: Int, waitMs: Int! = 2000): ReadModel
 Query.readModels(filter: ReadModelFilter, orderBy: ReadModelOrder! = CREATED_NEWEST_FIRST, first: Int! = 100, after: String): ReadModelConnection!
 Query.projection: ProjectionStatus!
+Query.eventHandlers(eventType: String): [EventHandler!]!
+Query.eventHandler(name: String!): EventHandler
 Query.server: Server!
+Query.eventMetrics(from: DateTime, to: DateTime): [EventMetric!]!
+Query.eventMetricsOverTime(from: DateTime, to: DateTime, interval: MetricInterval! = MINUTE): [EventMetricBucket!]!
 Mutation.createAggregate(input: CreateAggregateInput!): CreateAggregatePayload!
 Mutation.appendEvent(input: AppendEventInput!): AppendEventPayload!
 Mutation.appendEvents(input: AppendEventsInput!): AppendEventsPayload!
@@ -29,10 +33,51 @@ Mutation.executeCommand(input: CreateCommandInput!): ExecuteCommandPayload!
 Mutation.appendToStream(input: AppendToStreamInput!): AppendToStreamPayload!
 Mutation.updateReadModel(input: UpdateReadModelInput!): UpdateReadModelPayload!
 Mutation.rebuildReadModels(input: RebuildReadModelsInput!): RebuildReadModelsPayload!
+Mutation.recordEventMetric(input: RecordEventMetricInput!): RecordEventMetricPayload!
+EventMetric.eventType: String!
+EventMetric.aggregateType: String!
+EventMetric.eventCount: Long!
+EventMetric.avgProcessingTimeMs: Float
+EventMetric.maxProcessingTimeMs: Float
+EventMetric.minProcessingTimeMs: Float
+EventMetricBucket.start: DateTime!
+EventMetricBucket.metrics: [EventMetric!]!
+RecordEventMetricPayload.recorded: Boolean!
+RecordEventMetricInput.eventType: String!
+RecordEventMetricInput.aggregateType: String!
+RecordEventMetricInput.processingTimeMs: Float
+Mutation.registerEventHandler(input: RegisterEventHandlerInput!): RegisterEventHandlerPayload!
+Mutation.setEventHandlerActive(input: SetEventHandlerActiveInput!): SetEventHandlerActivePayload!
+Mutation.removeEventHandler(input: RemoveEventHandlerInput!): RemoveEventHandlerPayload!
+Mutation.processEvent(input: ProcessEventInput!): ProcessEventPayload!
+Mutation.retryDeadDeliveries(input: RetryDeadDeliveriesInput!): RetryDeadDeliveriesPayload!
 Subscription.readModels(aggregateId: UUID, filter: ReadModelFilter, after: String): ReadModelChange!
 Subscription.streamEntries(streamName: String!, after: Long): StreamEntry!
 Subscription.events(filter: EventFilter, after: String, progress: Boolean! = false): EventUpdate!
 Subscription.command(id: UUID!): Command!
+EventHandler.id: UUID!
+EventHandler.name: String!
+EventHandler.eventTypes: [String!]!
+EventHandler.function: String!
+EventHandler.isActive: Boolean!
+EventHandler.isPaused: Boolean!
+EventHandler.createdAt: DateTime!
+EventHandler.lagEvents: Long!
+EventHandler.deliveries(status: DeliveryStatus, first: Int! = 20, after: String): DeliveryConnection!
+Delivery.id: UUID!
+Delivery.handler: EventHandler!
+Delivery.event: Event!
+Delivery.status: DeliveryStatus!
+Delivery.attempts: Int!
+Delivery.lastError: String
+Delivery.nextAttemptAt: DateTime
+Delivery.updatedAt: DateTime!
+RegisterEventHandlerPayload.eventHandler: EventHandler!
+SetEventHandlerActivePayload.eventHandler: EventHandler!
+RemoveEventHandlerPayload.removed: Boolean!
+ProcessEventPayload.processed: Boolean!
+ProcessEventPayload.deliveries: [Delivery!]!
+RetryDeadDeliveriesPayload.count: Int!
 Event.id: UUID!
 Event.type: String!
 Event.data: JSON!

@@ -151,7 +151,7 @@ fn subscribe(
 
     let slow = |is_narrow| {
         let manner = Manner {
-            pause: Some((Duration::from_millis(60), may_read.clone())),
+            pause: Some((Duration::from_millis(250), may_read.clone())),
             is_narrow,
             ..Manner::all(&large)
         };

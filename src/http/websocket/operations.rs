@@ -7,15 +7,17 @@ use futures_util::{
     StreamExt,
     stream::{self, AbortHandle, BoxStream, SelectAll},
 };
+use tracing::Instrument;
 
 use crate::{
     domain::access::Caller,
     graphql::Prepared,
     http::{
         answer::{complete_codes, is_request_error},
-        graphql::execute,
-        router::Shared,
+        graphql::{code_of, execute},
+        router::{Shared, log_span},
     },
+    metrics::{self, Counted, Operation},
 };
 
 /// What an operation has to say.
@@ -102,14 +104,19 @@ fn outcomes(
     caller: Caller,
 ) -> BoxStream<'static, Outcome> {
     let is_subscription = prepared.operation == OperationType::Subscription;
+    let mut running = is_subscription.then(|| Running::begin(shared));
     let responses = if is_subscription {
         shared.graphql.subscribe(prepared, caller)
     } else {
         let shared = Arc::clone(shared);
-        stream::once(async move { execute(&shared, prepared, caller).await }).boxed()
+        let execution = async move { execute(&shared, prepared, caller).await };
+        stream::once(execution.instrument(log_span(caller.request_id))).boxed()
     };
     let results = responses.enumerate().map(move |(index, mut response)| {
         complete_codes(&mut response);
+        if let Some(running) = &mut running {
+            running.hear(&response);
+        }
         if index == 0 && (is_request_error(&response) || is_subscription && is_not_begun(&response))
         {
             Outcome::Refused(response)
@@ -120,6 +127,38 @@ fn outcomes(
     results
         .chain(stream::once(async { Outcome::Completed }))
         .boxed()
+}
+
+/// A subscription that runs: it is counted while it does, and by what it came to when it has ended.
+struct Running {
+    shared: Arc<Shared>,
+    /// The code of the error that it ended with.
+    code: Option<String>,
+    _counted: Counted,
+}
+
+impl Running {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        Self {
+            _counted: shared.app.metrics().subscription(),
+            shared: Arc::clone(shared),
+            code: None,
+        }
+    }
+
+    fn hear(&mut self, response: &Response) {
+        if !response.errors.is_empty() {
+            self.code = Some(code_of(response).to_owned());
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let code = self.code.as_deref().unwrap_or(metrics::OK);
+        let metrics = self.shared.app.metrics();
+        metrics.count_request(Operation::Subscription, code, None);
+    }
 }
 
 /// Whether a subscription's field refused to begin: the error's path is the field's own.

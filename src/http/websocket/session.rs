@@ -24,13 +24,15 @@ use super::{
     protocol::{ClientMessage, Protocol},
 };
 use crate::{
-    domain::access::{Caller, RequestId, Role},
+    domain::access::{Caller, Role},
     http::{
         DRAIN_TIMEOUT,
         answer::error_response,
         connection::{Socket, TooMuchRead},
+        graphql::code_of,
         router::Shared,
     },
+    metrics::Operation,
 };
 
 /// How long a client may take to take the close frame, and then to close.
@@ -103,8 +105,8 @@ impl Session {
     }
 
     /// Serves the websocket until one side ends it.
-    pub(super) async fn run(mut self, request_id: RequestId) {
-        tracing::debug!(%request_id, protocol = self.protocol.name(), "websocket opened");
+    pub(super) async fn run(mut self) {
+        tracing::debug!(protocol = self.protocol.name(), "websocket opened");
         let end = match self.converse().await {
             Ok(never) => match never {},
             Err(end) => end,
@@ -112,9 +114,9 @@ impl Session {
         // Operations end before the close: a client that does not take it may not keep them.
         self.operations = Operations::default();
         match end {
-            End::Gone => tracing::debug!(%request_id, "websocket closed by the client"),
+            End::Gone => tracing::debug!("websocket closed by the client"),
             End::Close(code, reason) => {
-                tracing::debug!(%request_id, code, %reason, "websocket closed by the server");
+                tracing::debug!(code, %reason, "websocket closed by the server");
                 self.close(code, &reason).await;
             }
         }
@@ -254,6 +256,8 @@ impl Session {
             let message = format!(
                 "this connection runs {limit} operations already, which the option --max-subscriptions-per-connection allows"
             );
+            let metrics = self.shared.app.metrics();
+            metrics.count_request(Operation::Unknown, "RATE_LIMITED", None);
             let refusal = error_response("RATE_LIMITED", message);
             return self
                 .send_text(self.protocol.error(id, &refusal.errors))
@@ -269,6 +273,8 @@ impl Session {
                 Ok(())
             }
             Err(response) => {
+                let metrics = self.shared.app.metrics();
+                metrics.count_request(Operation::Unknown, code_of(&response), None);
                 self.send_text(self.protocol.error(id, &response.errors))
                     .await
             }

@@ -14,6 +14,8 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use crate::store::Connections;
+
 /// A connection that was not used for this long is asked for a sign of life before it is used again.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,7 @@ pub(super) struct Kept<DB: Database> {
     pool: Pool<DB>,
     free: Mutex<Vec<(PoolConnection<DB>, Instant)>>,
     places: Semaphore,
+    most: usize,
     acquire_timeout: Duration,
 }
 
@@ -37,10 +40,12 @@ pub(super) struct Taken<'k, DB: Database> {
 
 impl<DB: Database> Kept<DB> {
     pub(super) fn new(pool: Pool<DB>, most: u32, acquire_timeout: Duration) -> Self {
+        let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             pool,
             free: Mutex::default(),
-            places: Semaphore::new(usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS)),
+            places: Semaphore::new(most),
+            most,
             acquire_timeout,
         }
     }
@@ -72,6 +77,19 @@ impl<DB: Database> Kept<DB> {
         }
         taken.connection = Some(self.pool.acquire().await?);
         Ok(taken)
+    }
+
+    /// How many connections there are, under the name of what they are for.
+    pub(super) fn count(&self, pool: &'static str) -> Connections {
+        let in_use = self.most.saturating_sub(self.places.available_permits());
+        let in_use = u64::try_from(in_use).unwrap_or(u64::MAX);
+        Connections {
+            pool,
+            // One that is being opened is in use and not counted by the driver yet.
+            open: u64::from(self.pool.size()).max(in_use),
+            in_use,
+            most: u64::try_from(self.most).unwrap_or(u64::MAX),
+        }
     }
 
     /// Closes all connections; those in use when they are given back.

@@ -14,13 +14,17 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite};
+use super::{
+    Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
+    read_models::ExternalWrite,
+};
 use crate::{
     config::{self, DatabaseKind},
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
+        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
+        SqlRun, SqlRunOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
 };
@@ -44,6 +48,9 @@ pub(super) trait Backend: Send + Sync {
 
     /// Runs one statement that writes.
     async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
+
+    /// Runs statements that write, one after another in one transaction.
+    async fn write_all(&self, statements: Vec<Statement>) -> Result<Vec<Written>, StoreError>;
 
     /// The connection for migrating; all of its statements use the same session.
     fn migrator(&self) -> &DatabaseConnection;
@@ -189,8 +196,53 @@ pub(super) trait Backend: Send + Sync {
     /// See [`super::Store::release_lease`].
     async fn release_lease(&self, name: &str, token: FencingToken) -> Result<(), StoreError>;
 
+    /// See [`super::Store::connections`].
+    fn connections(&self) -> Vec<Connections>;
+
+    /// The SQL for the start of the piece of time that an instant in a column lies in.
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String;
+
+    /// See [`super::Store::save_handler_steps`].
+    async fn save_handler_steps(
+        &self,
+        partition: Partition,
+        token: FencingToken,
+        steps: &[HandlerStep],
+        now: Timestamp,
+    ) -> Result<Vec<Option<SavedStep>>, StoreError>;
+
+    /// See [`super::Store::run_sql_handler`].
+    async fn run_sql_handler(
+        &self,
+        partition: Partition,
+        run: &SqlRun<'_>,
+    ) -> Result<Option<SqlRunOutcome>, StoreError>;
+
+    /// See [`super::Store::call_sql_function`].
+    async fn call_sql_function(
+        &self,
+        function: &SqlFunctionName,
+        event: &Event,
+        time_out: Duration,
+    ) -> Result<Result<(), LastError>, StoreError>;
+
+    /// See [`super::Store::find_sql_function`].
+    async fn find_sql_function(
+        &self,
+        function: &SqlFunctionName,
+    ) -> Result<SqlFunctions, StoreError>;
+
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;
+}
+
+/// What a statement that writes has come to.
+#[derive(Default)]
+pub(super) struct Written {
+    /// The rows that it returns.
+    pub(super) rows: Vec<QueryResult>,
+    /// How many it has changed.
+    pub(super) affected: u64,
 }
 
 /// Conditions that every row meets that contains something.

@@ -2,12 +2,14 @@
 
 mod append;
 mod doorbell;
+mod handlers;
 mod leases;
 mod projection;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult,
     RuntimeErr, Statement, Value, Values,
@@ -16,7 +18,7 @@ use sea_orm::{
         extension::postgres::{PgExpr, PgFunc},
     },
     sqlx::{
-        self, AssertSqlSafe, Connection, Row as _,
+        self, AssertSqlSafe, Connection, Either, Executor, Row as _,
         postgres::{PgConnectOptions, PgConnection, PgRow},
     },
 };
@@ -25,19 +27,23 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    Backend, Containing, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault, Written,
     kept::{Kept, is_answer},
     reading::up_to,
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
+        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
+        SqlRun, SqlRunOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite, rows},
+    store::{
+        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
+        read_models::ExternalWrite, rows,
+    },
 };
 
 /// The key of the advisory lock under which one server migrates.
@@ -56,8 +62,8 @@ const MAX_IDLE_IN_TRANSACTION: Duration = Duration::from_secs(4);
 const IDLE_IN_TRANSACTION_OF_LEASE: f64 = 0.8;
 /// Renewing leases must not wait for what writes.
 const LEASE_CONNECTIONS: u32 = 2;
-/// Each of 16 partitions writes to two logs at a time, and some appends go over several partitions.
-const MAX_WRITERS: u32 = 40;
+/// Each of 16 partitions writes to two logs at a time, some appends go over several partitions, and handlers call functions.
+const MAX_WRITERS: u32 = 56;
 
 pub(super) struct Postgres {
     readers: Arc<Kept<sqlx::Postgres>>,
@@ -314,6 +320,29 @@ impl Backend for Postgres {
         self.write(async |connection| query.execute(connection).await.map_err(while_running))
             .await
             .map(drop)
+    }
+
+    async fn write_all(&self, statements: Vec<Statement>) -> Result<Vec<Written>, StoreError> {
+        self.write(async |connection| {
+            let mut transaction = connection.begin().await.map_err(not_begun)?;
+            let mut written = Vec::with_capacity(statements.len());
+            for statement in statements {
+                let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+                let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+                let mut answer = (&mut *transaction).fetch_many(query);
+                let mut done = Written::default();
+                while let Some(part) = answer.try_next().await.map_err(while_running)? {
+                    match part {
+                        Either::Left(result) => done.affected += result.rows_affected(),
+                        Either::Right(row) => done.rows.push(row.into()),
+                    }
+                }
+                written.push(done);
+            }
+            transaction.commit().await.map_err(while_running)?;
+            Ok(written)
+        })
+        .await
     }
 
     fn migrator(&self) -> &DatabaseConnection {
@@ -589,6 +618,65 @@ impl Backend for Postgres {
             leases::release(connection, name, token).await
         })
         .await
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        vec![
+            self.readers.count("read"),
+            self.writers.count("write"),
+            self.leases.count("lease"),
+        ]
+    }
+
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String {
+        let unit = match interval {
+            MetricInterval::Minute => "minute",
+            MetricInterval::Hour => "hour",
+            MetricInterval::Day => "day",
+        };
+        format!("date_trunc('{unit}', {column}, 'UTC')")
+    }
+
+    async fn save_handler_steps(
+        &self,
+        partition: Partition,
+        token: FencingToken,
+        steps: &[HandlerStep],
+        _now: Timestamp,
+    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+        self.write(async |connection| {
+            handlers::save_steps(connection, partition, token, steps).await
+        })
+        .await
+    }
+
+    async fn run_sql_handler(
+        &self,
+        partition: Partition,
+        run: &SqlRun<'_>,
+    ) -> Result<Option<SqlRunOutcome>, StoreError> {
+        self.write(async |connection| handlers::run_sql(connection, partition, run).await)
+            .await
+    }
+
+    async fn call_sql_function(
+        &self,
+        function: &SqlFunctionName,
+        event: &Event,
+        time_out: Duration,
+    ) -> Result<Result<(), LastError>, StoreError> {
+        self.write(async |connection| {
+            handlers::call_sql(connection, function, event, time_out).await
+        })
+        .await
+    }
+
+    async fn find_sql_function(
+        &self,
+        function: &SqlFunctionName,
+    ) -> Result<SqlFunctions, StoreError> {
+        self.write(async |connection| handlers::find_function(connection, function).await)
+            .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

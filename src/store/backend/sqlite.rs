@@ -1,6 +1,7 @@
 //! SQLite: one writer connection, a pool of readers beside it, and a lock against a second server. Floor 2.
 
 mod append;
+mod handlers;
 mod leases;
 mod projection;
 
@@ -12,12 +13,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr,
     Statement, Value, Values,
     sea_query::{Expr, ExprTrait, SimpleExpr},
     sqlx::{
-        self, AssertSqlSafe, Connection, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _,
+        self, AssertSqlSafe, Connection, Either, Executor, Row as _, SqliteConnection,
+        TypeInfo as _, ValueRef as _,
         sqlite::{SqliteJournalMode, SqliteRow, SqliteSynchronous},
     },
 };
@@ -25,19 +28,23 @@ use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 
 use super::{
-    Backend, Containing, Doorbell, Fault,
+    Backend, Containing, Doorbell, Fault, Written,
     kept::{Kept, Taken, is_answer},
     reading::up_to,
 };
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, ExternalModel,
-        FencingToken, Json, NewEntry, Partition, Position, Projected, RebuildOutcome, SaveOutcome,
-        Timestamp,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
+        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
+        SqlRun, SqlRunOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
-    store::{LeaseGrant, OpenError, StoreError, bounded::Part, read_models::ExternalWrite},
+    store::{
+        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
+        read_models::ExternalWrite,
+    },
 };
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
@@ -123,6 +130,8 @@ enum End {
 }
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
+
+const NO_SQL_FUNCTIONS: &str = "SQLite has no functions in SQL";
 
 fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
     let path = Path::new(path);
@@ -298,6 +307,27 @@ impl Backend for Sqlite {
         self.write(async |connection| {
             let done = query.execute(connection).await;
             done.map(|_| ((), End::Commit)).map_err(while_running)
+        })
+        .await
+    }
+
+    async fn write_all(&self, statements: Vec<Statement>) -> Result<Vec<Written>, StoreError> {
+        self.write(async |connection| {
+            let mut written = Vec::with_capacity(statements.len());
+            for statement in statements {
+                let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+                let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+                let mut answer = (&mut *connection).fetch_many(query);
+                let mut done = Written::default();
+                while let Some(part) = answer.try_next().await.map_err(while_running)? {
+                    match part {
+                        Either::Left(result) => done.affected += result.rows_affected(),
+                        Either::Right(row) => done.rows.push(row.into()),
+                    }
+                }
+                written.push(done);
+            }
+            Ok((written, End::Commit))
         })
         .await
     }
@@ -543,6 +573,59 @@ impl Backend for Sqlite {
     /// Whoever opens the file next takes it at once.
     async fn release_lease(&self, _name: &str, _token: FencingToken) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn connections(&self) -> Vec<Connections> {
+        vec![self.readers.count("read"), self.writer.count("write")]
+    }
+
+    /// Instants are texts in UTC, all of one form: `2026-01-31T12:00:00+00:00`.
+    fn start_of(&self, column: &str, interval: MetricInterval) -> String {
+        let (chars, rest) = match interval {
+            MetricInterval::Minute => (16, ":00+00:00"),
+            MetricInterval::Hour => (13, ":00:00+00:00"),
+            MetricInterval::Day => (10, "T00:00:00+00:00"),
+        };
+        format!("substr({column}, 1, {chars}) || '{rest}'")
+    }
+
+    async fn save_handler_steps(
+        &self,
+        partition: Partition,
+        token: FencingToken,
+        steps: &[HandlerStep],
+        now: Timestamp,
+    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+        self.write(async |connection| {
+            let saved = handlers::save_steps(connection, partition, token, steps, now).await?;
+            Ok((saved, End::Commit))
+        })
+        .await
+    }
+
+    /// No handler with a function in SQL can be registered here.
+    async fn run_sql_handler(
+        &self,
+        _partition: Partition,
+        _run: &SqlRun<'_>,
+    ) -> Result<Option<SqlRunOutcome>, StoreError> {
+        Err(StoreError::Inconsistent(NO_SQL_FUNCTIONS.to_owned()))
+    }
+
+    async fn call_sql_function(
+        &self,
+        _function: &SqlFunctionName,
+        _event: &Event,
+        _time_out: Duration,
+    ) -> Result<Result<(), LastError>, StoreError> {
+        Ok(Err(LastError::new(NO_SQL_FUNCTIONS)))
+    }
+
+    async fn find_sql_function(
+        &self,
+        _function: &SqlFunctionName,
+    ) -> Result<SqlFunctions, StoreError> {
+        Ok(SqlFunctions::NotSupported)
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

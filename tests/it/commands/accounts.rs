@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tidings::domain::Domain;
 use uuid::Uuid;
 
 use super::{create, execute, until_settled};
+use crate::domain::bank_account::BankAccount;
 use crate::support::client::Client;
 use crate::support::deciders::Accounts;
 use crate::support::in_process::{Database, Engine, TestServer};
@@ -49,11 +51,17 @@ async fn movements(client: &Client, account: Uuid) -> Vec<(String, i64)> {
 async fn no_account_is_ever_overdrawn(engine: Engine, partitions: u8) {
     const ACCOUNTS: usize = 10;
     const COMMANDS: usize = 15;
-    let server = start(engine, partitions).await;
+    let domain = Domain::new(vec![Arc::new(BankAccount)]).unwrap();
+    let database = Arc::new(Database::make(engine));
+    let server = TestServer::with_domain(database, domain, |config| {
+        config.database.partitions = Some(partitions);
+    })
+    .await;
     let client = server.client();
     let accounts: Vec<Uuid> = (0..ACCOUNTS).map(|_| Uuid::new_v4()).collect();
     for account in &accounts {
-        let open = json!({ "aggregateId": account, "type": "open_account", "data": {} });
+        let open =
+            json!({ "aggregateId": account, "type": "open_account", "data": { "owner": "Ada" } });
         assert_eq!(execute(&client, open).await.unwrap()["status"], "PROCESSED");
     }
     let clients = (0..CLIENTS).map(|number| {
@@ -63,8 +71,7 @@ async fn no_account_is_ever_overdrawn(engine: Engine, partitions: u8) {
             for call in 0..COMMANDS {
                 let account = accounts[(number * 7 + call) % ACCOUNTS];
                 let amount = (number * 31 + call * 17) % 50 + 1;
-                let kind =
-                    ["deposit_money", "withdraw_money", "withdraw_money"][(number + call) % 3];
+                let kind = ["deposit", "withdraw", "withdraw"][(number + call) % 3];
                 let input =
                     json!({ "aggregateId": account, "type": kind, "data": { "amount": amount } });
                 // Some go by way of the worker.
@@ -98,7 +105,7 @@ async fn no_account_is_ever_overdrawn(engine: Engine, partitions: u8) {
                     command["reason"]
                         .as_str()
                         .unwrap()
-                        .contains("more than the")
+                        .contains("the balance is")
                 );
                 rejected += 1;
             }
@@ -110,7 +117,9 @@ async fn no_account_is_ever_overdrawn(engine: Engine, partitions: u8) {
 
     for account in &accounts {
         let mut balance = 0;
-        for (kind, amount) in movements(&client, *account).await {
+        let movements = movements(&client, *account).await;
+        let version = movements.len();
+        for (kind, amount) in movements {
             match kind.as_str() {
                 "money_deposited" => balance += amount,
                 "money_withdrawn" => balance -= amount,
@@ -124,7 +133,7 @@ async fn no_account_is_ever_overdrawn(engine: Engine, partitions: u8) {
             .filter(|(of, command)| of == account && command["status"] == "PROCESSED")
             .map(|(_, command)| {
                 let amount = command["events"][0]["data"]["amount"].as_i64().unwrap();
-                if command["type"] == "deposit_money" {
+                if command["type"] == "deposit" {
                     amount
                 } else {
                     -amount
@@ -132,6 +141,12 @@ async fn no_account_is_ever_overdrawn(engine: Engine, partitions: u8) {
             })
             .sum();
         assert_eq!(balance, told);
+        let query = "query($id: UUID!, $version: Int!) { aggregate(id: $id) { state } readModel(aggregateId: $id, minVersion: $version, waitMs: 20000) { data } }";
+        let variables = json!({ "id": account, "version": version });
+        let data = client.query(query, variables).await.unwrap();
+        let expected = json!({ "owner": "Ada", "balance": balance });
+        assert_eq!(data["aggregate"]["state"], expected);
+        assert_eq!(data["readModel"]["data"], expected);
     }
     let log = StoredLog::read_whole(&server.database.url()).await;
     assert_eq!(log.events.len(), ACCOUNTS + caused.len());

@@ -14,7 +14,7 @@ use crate::support::{
     projected::StoredModels,
 };
 
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 5;
 const ACKNOWLEDGED_BEFORE_A_KILL: usize = 1000;
 
 on_every_database!(no_command_is_half_done_by_a_killed_server);

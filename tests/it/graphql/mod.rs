@@ -29,6 +29,8 @@ fn with(mut value: Value, field: &str, other: Value) -> Value {
 
 /// Sends a body as it is: the status and the answer.
 async fn post(url: &str, body: String) -> (u16, Value) {
+    // The server may run in another process.
+    crate::support::client::install_tls();
     let request = reqwest::Client::new()
         .post(format!("{url}/graphql"))
         .header("content-type", "application/json")

@@ -19,7 +19,7 @@ async fn guarded() -> TestServer {
 }
 
 /// Each query that there is.
-const QUERIES: [&str; 14] = [
+const QUERIES: [&str; 16] = [
     "{ aggregateId(key: \"a\") }",
     "{ event(id: \"0192d3f0-1111-7222-8333-444455556666\") { id } }",
     "{ events { nodes { id } } }",
@@ -33,6 +33,8 @@ const QUERIES: [&str; 14] = [
     "{ readModel(aggregateId: \"0192d3f0-1111-7222-8333-444455556666\") { version } }",
     "{ readModels { nodes { version } } }",
     "{ projection { lagEvents } }",
+    "{ eventHandlers { name lagEvents deliveries { nodes { id } } } }",
+    "{ eventHandler(name: \"a\") { name } }",
     "{ server { version headCursor } }",
 ];
 
@@ -77,7 +79,14 @@ fn mutations() -> Vec<(&'static str, Value)> {
 }
 
 /// What changes how the server works.
-const REBUILD: &str = "mutation { rebuildReadModels(input: {}) { count } }";
+const ADMINISTRATION: [&str; 6] = [
+    "mutation { rebuildReadModels(input: {}) { count } }",
+    "mutation { registerEventHandler(input: { name: \"h\", function: \"log\" }) { eventHandler { id } } }",
+    "mutation { setEventHandlerActive(input: { name: \"h\", isActive: false }) { eventHandler { id } } }",
+    "mutation { processEvent(input: { eventId: \"0192d3f0-1111-7222-8333-444455556666\" }) { processed } }",
+    "mutation { retryDeadDeliveries(input: { handlerName: \"h\" }) { count } }",
+    "mutation { removeEventHandler(input: { name: \"h\" }) { removed } }",
+];
 
 /// Each subscription that there is; a place that there is not makes it answer at once.
 const SUBSCRIPTIONS: [&str; 4] = [
@@ -179,7 +188,7 @@ async fn writers_and_admins_may_write() {
 }
 
 #[tokio::test]
-async fn only_admins_may_rebuild() {
+async fn only_admins_may_change_how_the_server_works() {
     let server = guarded().await;
     for (token, expected) in [
         ("reader", Some("FORBIDDEN")),
@@ -187,10 +196,14 @@ async fn only_admins_may_rebuild() {
         ("boss", None),
     ] {
         let client = server.client().with_token(token);
-        let code = over_http(&client, REBUILD, json!({})).await;
-        assert_eq!(code.as_deref(), expected, "{token}");
-        let code = over_websocket(&client, REBUILD, json!({})).await;
-        assert_eq!(code.as_deref(), expected, "{token}");
+        for query in ADMINISTRATION {
+            let code = over_http(&client, query, json!({})).await;
+            assert_eq!(code.as_deref(), expected, "{token}: {query}");
+        }
+        for query in ADMINISTRATION {
+            let code = over_websocket(&client, query, json!({})).await;
+            assert_eq!(code.as_deref(), expected, "{token}: {query}");
+        }
     }
 }
 
@@ -202,7 +215,7 @@ async fn nobody_may_do_anything() {
     let mut operations = mutations();
     operations.extend(QUERIES.map(|query| (query, json!({}))));
     operations.extend(SUBSCRIPTIONS.map(|query| (query, json!({}))));
-    operations.push((REBUILD, json!({})));
+    operations.extend(ADMINISTRATION.map(|query| (query, json!({}))));
     operations.push(("{ __typename }", json!({})));
     operations.push(("{ __schema { types { name } } }", json!({})));
     for client in [server.client(), server.client().with_token("nobody")] {

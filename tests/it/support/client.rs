@@ -40,6 +40,11 @@ pub enum Failure {
     Transport(String),
 }
 
+/// Every HTTP client needs it, also one that only speaks to this machine.
+pub fn install_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 impl Client {
     pub fn new(server: &TestServer) -> Client {
         Client::to(&server.graphql_url(), &server.ws_url())
@@ -47,6 +52,7 @@ impl Client {
 
     /// A client of a server elsewhere: its URLs for HTTP and for websockets.
     pub fn to(url: &str, ws_url: &str) -> Client {
+        install_tls();
         let http = reqwest::Client::builder()
             .no_proxy()
             .build()

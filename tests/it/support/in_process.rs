@@ -8,12 +8,13 @@ use tidings::{
     domain::{AggregateId, AggregateType, EventId, EventType, ExpectedVersion, Json, NewEvent},
     domain::{Domain, SystemClock},
     graphql::Graphql,
+    handlers::HandlerFunctions,
     http::{self, Server},
 };
 use uuid::Uuid;
 
 use super::{
-    client::Client,
+    client::{Client, install_tls},
     postgres::{self, Cluster},
 };
 
@@ -89,7 +90,19 @@ impl TestServer {
         let mut config = database.config();
         configure(&mut config);
         let domain = config.domain.load().unwrap();
-        Self::of(database, domain, config).await
+        Self::of(database, domain, HandlerFunctions::new(), config).await
+    }
+
+    /// Starts a server with functions in Rust that handlers can be registered with.
+    pub async fn with_functions(
+        database: Arc<Database>,
+        functions: HandlerFunctions,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = database.config();
+        configure(&mut config);
+        let domain = config.domain.load().unwrap();
+        Self::of(database, domain, functions, config).await
     }
 
     /// Starts a server with a domain of the test's own.
@@ -100,12 +113,20 @@ impl TestServer {
     ) -> Self {
         let mut config = database.config();
         configure(&mut config);
-        Self::of(database, domain, config).await
+        Self::of(database, domain, HandlerFunctions::new(), config).await
     }
 
-    async fn of(database: Arc<Database>, domain: Domain, config: Config) -> Self {
+    async fn of(
+        database: Arc<Database>,
+        domain: Domain,
+        functions: HandlerFunctions,
+        config: Config,
+    ) -> Self {
+        install_tls();
         let clock = Arc::new(SystemClock);
-        let app = App::start_with(&config, domain, clock).await.unwrap();
+        let app = App::start_with_functions(&config, domain, functions, clock)
+            .await
+            .unwrap();
         let graphql = Graphql::new(Arc::clone(&app), &config.limits);
         let listener = http::bind(&config).await.unwrap();
         let server = http::serve(listener, graphql, Arc::clone(&app), &config).unwrap();

@@ -15,6 +15,7 @@ pub mod log;
 pub mod postgres;
 pub mod projected;
 pub mod proxy;
+pub mod receiver;
 pub mod server;
 
 /// Runs each case, a function of an engine and a number of partitions, on SQLite and PostgreSQL with 1 and 4 partitions.

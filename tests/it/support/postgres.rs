@@ -282,6 +282,17 @@ impl Database {
         let options: PgConnectOptions = self.url.parse().expect("its URL is one of PostgreSQL");
         execute(&options, statement);
     }
+
+    /// The one text that a query finds.
+    pub async fn text(&self, query: &str) -> String {
+        let options: PgConnectOptions = self.url.parse().expect("its URL is one of PostgreSQL");
+        let mut connection = PgConnection::connect_with(&options)
+            .await
+            .expect("it is there");
+        let query = sqlx::AssertSqlSafe(query);
+        let text = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+        text.expect("it is a query")
+    }
 }
 
 impl Drop for Cluster {

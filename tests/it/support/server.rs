@@ -230,6 +230,8 @@ impl TestServer {
 
     /// Starts the process and waits until it is ready; its output where that fails.
     fn spawn(options: Options, port: u16) -> Result<TestServer, String> {
+        // The HTTP clients of tests need it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let started = Instant::now();
         let mut command = options.command(port);
         let mut child = command

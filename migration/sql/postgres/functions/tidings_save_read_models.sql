@@ -92,7 +92,7 @@ BEGIN
         WHERE c.partition_no = p_partition_no AND c.name = 'read_models';
         SELECT array_agg(
                    m.change_position IS DISTINCT FROM p_based_on[b.ord]
-                   OR (p_fault[b.ord] IS NULL AND (m.source <> 'PROJECTED' OR m.fault IS NOT NULL) AND EXISTS (
+                   OR (p_fault[b.ord] IS NULL AND coalesce(m.source <> 'PROJECTED' OR m.fault IS NOT NULL, false) AND EXISTS (
                        SELECT
                        FROM events e
                        WHERE e.partition_no = p_partition_no AND e.aggregate_id = p_aggregate_id[b.ord]

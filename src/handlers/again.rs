@@ -1,0 +1,119 @@
+//! Giving one event again to whoever handles its type, now and whatever was done with it before. Floor 4.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use super::{Handlers, batches::entry_of, delays::retry_delay};
+use crate::{
+    domain::{
+        Delivery, DeliveryId, DeliveryStatus, Event, EventHandler, HandlerFunction, LastError,
+        StreamName,
+        append::{Committed, Outcome},
+    },
+    store::StoreError,
+};
+
+/// So many handlers are given the event at a time.
+const AT_A_TIME: usize = 64;
+
+impl Handlers {
+    /// Gives an event to every active handler of its type, and answers what came of it, sorted by their names. What fails is
+    /// stored, and tried again as any other delivery.
+    ///
+    /// # Errors
+    /// When the database fails: some handlers may have been given it.
+    pub async fn give_again(
+        self: &Arc<Self>,
+        event: Arc<Event>,
+    ) -> Result<Vec<(Arc<EventHandler>, Delivery)>, StoreError> {
+        let handlers = self.refresh().await?;
+        let wanting: Vec<Arc<EventHandler>> = handlers
+            .iter()
+            .filter(|handler| handler.is_active && handler.wants(&event))
+            .cloned()
+            .collect();
+        let given: Vec<_> = stream::iter(wanting)
+            .map(|handler| {
+                let (handlers, event) = (self.clone(), event.clone());
+                async move { handlers.give_to(handler, event).await }
+            })
+            .buffered(AT_A_TIME)
+            .collect()
+            .await;
+        let given: Result<Vec<_>, StoreError> = given.into_iter().collect();
+        let given = given?.into_iter().flatten().collect();
+        self.refresh().await?;
+        Ok(given)
+    }
+
+    /// None where the handler was removed meanwhile.
+    async fn give_to(
+        &self,
+        handler: Arc<EventHandler>,
+        event: Arc<Event>,
+    ) -> Result<Option<(Arc<EventHandler>, Delivery)>, StoreError> {
+        let outcome = match &handler.function {
+            HandlerFunction::Log => {
+                self.log(&handler, &event);
+                Ok(())
+            }
+            HandlerFunction::Publish(stream) => self.publish(stream, &event).await?,
+            HandlerFunction::Sql(function) => {
+                let _permit = self.sql_calls.acquire().await;
+                let time_out = self.config.time_out;
+                self.store
+                    .call_sql_function(function, &event, time_out)
+                    .await?
+            }
+            HandlerFunction::Webhook(_) | HandlerFunction::Rust(_) => {
+                self.call(&handler, event.clone()).await
+            }
+        };
+        let id = DeliveryId(self.clock.new_id());
+        let delivery = match outcome {
+            Ok(()) => Some(Delivery {
+                partition: event.partition,
+                id,
+                handler_id: handler.id,
+                position: event.position,
+                aggregate_id: event.aggregate_id,
+                status: DeliveryStatus::Delivered,
+                attempts: 1,
+                last_error: None,
+                next_attempt_at: None,
+                updated_at: self.clock.now(),
+            }),
+            Err(error) => {
+                let delay = retry_delay(&self.config, 1, id.0);
+                self.store
+                    .store_failed(handler.id, &event, id, &error, delay)
+                    .await?
+            }
+        };
+        Ok(delivery.map(|delivery| (handler, delivery)))
+    }
+
+    async fn publish(
+        &self,
+        stream: &StreamName,
+        event: &Event,
+    ) -> Result<Result<(), LastError>, StoreError> {
+        let partition = self.store.partitions().of_stream(stream);
+        let entry = entry_of(event, stream);
+        let outcomes = self.store.append_entries(partition, &[&entry]).await?;
+        match outcomes.into_iter().next() {
+            Some(Outcome::Appended { places, .. }) => {
+                let entries = places
+                    .into_iter()
+                    .map(|place| Arc::new(entry.clone().stored(partition, place)))
+                    .collect();
+                self.tail
+                    .take_committed(Committed::Entries(partition, entries));
+                Ok(Ok(()))
+            }
+            Some(Outcome::Refused(refusal)) => Ok(Err(LastError::new(&refusal.to_string()))),
+            Some(Outcome::Duplicate) | None => Ok(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The dispatcher of one partition: a task for each active handler, begun and ended as the registry changes. Floor 4.
+
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::{Id, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Handlers,
+    batches::{BatchFunction, Batches},
+    calls::Calls,
+    committer::{Committer, committer},
+    place::Place,
+};
+use crate::domain::{EventHandler, FencingToken, HandlerFunction, HandlerId, Partition, Position};
+
+/// The pause before a task that has ended by itself begins again.
+const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
+
+/// Runs the handlers of a partition until it is stopped.
+pub async fn run_dispatcher(
+    handlers: Arc<Handlers>,
+    partition: Partition,
+    token: FencingToken,
+    stop: CancellationToken,
+) {
+    let (store, tail) = (handlers.store.clone(), handlers.tail.clone());
+    let (committer, committing) = committer(store, tail, partition, token, stop.clone());
+    let mut dispatcher = Dispatcher {
+        handlers,
+        partition,
+        token,
+        committer,
+        running: HashMap::new(),
+        tasks: JoinSet::new(),
+        ids: HashMap::new(),
+        resting: HashSet::new(),
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = committing => {}
+        () = dispatcher.run() => {}
+    }
+}
+
+struct Dispatcher {
+    handlers: Arc<Handlers>,
+    partition: Partition,
+    token: FencingToken,
+    committer: Committer,
+    /// The tasks that have not ended yet: no second one of a handler begins before.
+    running: HashMap<HandlerId, Running>,
+    tasks: JoinSet<()>,
+    ids: HashMap<Id, HandlerId>,
+    /// Those that have ended by themselves a moment ago.
+    resting: HashSet<HandlerId>,
+}
+
+struct Running {
+    handler: Arc<EventHandler>,
+    revised: watch::Sender<i64>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Whether the task does what is wanted of the handler now.
+    fn does(&self, handler: &EventHandler) -> bool {
+        self.handler.function == handler.function && self.handler.event_types == handler.event_types
+    }
+}
+
+impl Dispatcher {
+    async fn run(&mut self) {
+        let mut known = self.handlers.known();
+        loop {
+            let handlers = known.borrow_and_update().clone();
+            self.end_unwanted(&handlers);
+            self.begin_wanted(&handlers).await;
+            let rested_at = Instant::now() + PAUSE_AFTER_FAULT;
+            tokio::select! {
+                changed = known.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    let task = match &ended {
+                        Ok((task, ())) => *task,
+                        Err(error) => {
+                            let fault = error as &dyn Error;
+                            tracing::error!(error = fault, "a handler's task has ended with a fault; it begins again");
+                            error.id()
+                        }
+                    };
+                    if let Some(id) = self.ids.remove(&task)
+                        && let Some(running) = self.running.remove(&id)
+                        && !running.stop.is_cancelled()
+                    {
+                        self.resting.insert(id);
+                    }
+                }
+                () = sleep_until(rested_at), if !self.resting.is_empty() => self.resting.clear(),
+            }
+        }
+    }
+
+    fn end_unwanted(&self, handlers: &[Arc<EventHandler>]) {
+        let wanted: HashMap<HandlerId, &Arc<EventHandler>> = handlers
+            .iter()
+            .filter(|handler| handler.is_active)
+            .map(|handler| (handler.id, handler))
+            .collect();
+        for (id, running) in &self.running {
+            match wanted.get(id) {
+                Some(handler) if running.does(handler) => {
+                    running.revised.send_if_modified(|revision| {
+                        let is_new = *revision != handler.revision;
+                        *revision = handler.revision;
+                        is_new
+                    });
+                }
+                _ => running.stop.cancel(),
+            }
+        }
+    }
+
+    async fn begin_wanted(&mut self, handlers: &[Arc<EventHandler>]) {
+        let missing: Vec<&Arc<EventHandler>> = handlers
+            .iter()
+            .filter(|handler| {
+                handler.is_active
+                    && !self.running.contains_key(&handler.id)
+                    && !self.resting.contains(&handler.id)
+            })
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let ids: Vec<HandlerId> = missing.iter().map(|handler| handler.id).collect();
+        let store = &self.handlers.store;
+        let positions = store.fence_handlers(self.partition, &ids, self.token).await;
+        let positions = positions.unwrap_or_else(|error| {
+            let error = &error as &dyn Error;
+            tracing::warn!(partition = %self.partition, error, "handlers wait for the database");
+            HashMap::new()
+        });
+        for handler in missing {
+            match positions.get(&handler.id) {
+                Some(position) => self.begin(handler.clone(), *position),
+                // It is gone, or another server has it: the registry or the lease will say so.
+                None => {
+                    self.resting.insert(handler.id);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, handler: Arc<EventHandler>, stored: Position) {
+        let (revised, revisions) = watch::channel(handler.revision);
+        let stop = CancellationToken::new();
+        let place = Place {
+            endpoint: self.handlers.endpoint(&handler),
+            handlers: self.handlers.clone(),
+            handler: handler.clone(),
+            committer: self.committer.clone(),
+            partition: self.partition,
+            token: self.token,
+            stored,
+            stored_at: Instant::now(),
+            // There may be deliveries from before.
+            next_due: Some(Instant::now()),
+        };
+        let run = run_handler(place, revisions);
+        let stopped = stop.clone();
+        let task = self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = run => {}
+            }
+        });
+        self.ids.insert(task.id(), handler.id);
+        self.running.insert(
+            handler.id,
+            Running {
+                handler,
+                revised,
+                stop,
+            },
+        );
+    }
+}
+
+/// Runs one handler until its checkpoint is lost, or the database fails: then it begins again where the checkpoint is.
+async fn run_handler(place: Place, revised: watch::Receiver<i64>) {
+    let (name, partition) = (place.handler.name.clone(), place.partition);
+    let follower = place
+        .handlers
+        .tail
+        .follow_partition(partition, place.stored);
+    let batches = match &place.handler.function {
+        HandlerFunction::Log => Some(BatchFunction::Log),
+        HandlerFunction::Publish(stream) => Some(BatchFunction::Publish(stream.clone())),
+        HandlerFunction::Sql(function) => Some(BatchFunction::Sql(function.clone())),
+        HandlerFunction::Webhook(_) | HandlerFunction::Rust(_) => None,
+    };
+    let ended = match batches {
+        Some(function) => Batches::new(place, function, follower, revised).run().await,
+        None => Calls::new(place, follower, revised).run().await,
+    };
+    if let Err(error) = ended {
+        let error = error.as_ref() as &dyn Error;
+        tracing::warn!(handler = name.as_str(), %partition, error, "a handler waits for the database");
+    }
+}

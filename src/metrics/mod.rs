@@ -1,0 +1,340 @@
+//! Metrics: what Prometheus is told, and the counts of events by type in the database. Floor 3.
+//!
+//! What happens often is counted where it happens. What stands in the database or in a queue is looked at when somebody
+//! asks.
+
+mod counts;
+mod figures;
+mod process;
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+pub use counts::EventCounts;
+pub use figures::{DatabaseFigures, Figures, QueueFigure};
+
+use self::{figures::Gauges, process::Process};
+use crate::{
+    config::Observability,
+    domain::{
+        Clock,
+        append::{BatchReport, LogName},
+    },
+    store::Store,
+};
+
+/// The media type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// From a tenth of a millisecond to half a minute, which is how long a request may take.
+const SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
+const BATCH_SIZES: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
+
+/// What a request runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// A query.
+    Query,
+    /// A mutation.
+    Mutation,
+    /// A subscription.
+    Subscription,
+    /// Nothing: it was refused before it was known what it was.
+    Unknown,
+}
+
+impl Operation {
+    const ALL: [Self; 4] = [
+        Self::Query,
+        Self::Mutation,
+        Self::Subscription,
+        Self::Unknown,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Mutation => "mutation",
+            Self::Subscription => "subscription",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a request came to where there was no error.
+pub const OK: &str = "OK";
+
+/// The codes of errors. A code that is none of them is counted as `OTHER`: no client can make a new one.
+const CODES: &[&str] = &[
+    OK,
+    "BAD_USER_INPUT",
+    "NOT_FOUND",
+    "VERSION_CONFLICT",
+    "ID_REUSED",
+    "PLACE_NOT_REACHED",
+    "AGGREGATE_TYPE_MISMATCH",
+    "UNKNOWN_COMMAND_TYPE",
+    "READ_MODEL_BEHIND",
+    "READ_MODEL_FAULTED",
+    "UNAVAILABLE",
+    "UNAUTHENTICATED",
+    "FORBIDDEN",
+    "RATE_LIMITED",
+    "INTERNAL",
+    "OTHER",
+];
+
+/// What is measured of one log that is appended to.
+struct LogMetrics {
+    appended: IntCounter,
+    batch_size: Histogram,
+    commit_seconds: Histogram,
+    append_seconds: Histogram,
+    failures: IntCounter,
+}
+
+/// All metrics of a server.
+pub struct Metrics {
+    registry: Registry,
+    process: Process,
+    gauges: Gauges,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    subscriptions: IntGauge,
+    websockets: IntGauge,
+    leases: IntGauge,
+    events: LogMetrics,
+    entries: LogMetrics,
+    counts: Option<EventCounts>,
+    /// One asks at a time.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// Something that is counted for as long as this lives.
+pub struct Counted(IntGauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// The metrics of a server.
+    #[must_use]
+    pub fn new(store: &Store, clock: Arc<dyn Clock>, config: &Observability) -> Arc<Self> {
+        Self::register(store, clock, config).map_or_else(
+            |error| {
+                unreachable!("the names of the metrics are right, and each is there once: {error}")
+            },
+            Arc::new,
+        )
+    }
+
+    fn register(
+        store: &Store,
+        clock: Arc<dyn Clock>,
+        config: &Observability,
+    ) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let requests = add(
+            &registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "tidings_requests_total",
+                    "Operations that were answered, and subscriptions that have ended, by what they came to.",
+                ),
+                &["operation", "code"],
+            )?,
+        )?;
+        for operation in Operation::ALL {
+            // What is there from the first on can be told from what is lost.
+            requests.with_label_values(&[operation.as_str(), OK]);
+        }
+        let request_seconds = add(
+            &registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "tidings_request_duration_seconds",
+                    "How long queries and mutations took, from their parsed document to the answer.",
+                )
+                .buckets(SECONDS.to_vec()),
+                &["operation"],
+            )?,
+        )?;
+        for operation in [Operation::Query, Operation::Mutation] {
+            request_seconds.with_label_values(&[operation.as_str()]);
+        }
+        let gauge = |name: &str, help: &str| add(&registry, IntGauge::new(name, help)?);
+        let [events, entries] = log_metrics(&registry)?;
+        let started_at_seconds = clock.now().as_micros() as f64 / 1e6;
+        let counts = config
+            .event_metrics
+            .then(|| EventCounts::new(store.clone(), clock, config.event_metrics_retention));
+        Ok(Self {
+            process: Process::register(&registry, started_at_seconds)?,
+            gauges: Gauges::register(&registry, store)?,
+            requests,
+            request_seconds,
+            subscriptions: gauge("tidings_subscriptions", "Subscriptions that run.")?,
+            websockets: gauge("tidings_websockets", "Websockets that are open.")?,
+            leases: gauge(
+                "tidings_leases_held",
+                "Partitions that this server works on in the background.",
+            )?,
+            events,
+            entries,
+            counts,
+            asking: tokio::sync::Mutex::default(),
+            registry,
+        })
+    }
+
+    /// Counts a request that was answered, or a subscription that has ended.
+    pub fn count_request(&self, operation: Operation, code: &str, took: Option<Duration>) {
+        let code = if CODES.contains(&code) { code } else { "OTHER" };
+        self.requests
+            .with_label_values(&[operation.as_str(), code])
+            .inc();
+        if let Some(took) = took {
+            self.request_seconds
+                .with_label_values(&[operation.as_str()])
+                .observe(took.as_secs_f64());
+        }
+    }
+
+    /// Measures a batch.
+    pub fn count_batch(&self, batch: &BatchReport<'_>) {
+        let log = match batch.log {
+            LogName::Events => &self.events,
+            LogName::Entries => &self.entries,
+        };
+        if !batch.is_committed {
+            return log.failures.inc();
+        }
+        let size: usize = batch.requests.iter().map(|(_, count)| count).sum();
+        log.appended.inc_by(u64::try_from(size).unwrap_or(u64::MAX));
+        log.batch_size.observe(size as f64);
+        log.commit_seconds.observe(batch.took.as_secs_f64());
+        for (took, _) in batch.requests {
+            log.append_seconds.observe(took.as_secs_f64());
+        }
+        if let Some(counts) = self.counts.as_ref().filter(|_| !batch.events.is_empty()) {
+            counts.add_batch(batch.events, batch.requests);
+        }
+    }
+
+    /// Counts a subscription while it runs.
+    #[must_use]
+    pub fn subscription(&self) -> Counted {
+        counted(&self.subscriptions)
+    }
+
+    /// Counts a websocket while it is open.
+    #[must_use]
+    pub fn websocket(&self) -> Counted {
+        counted(&self.websockets)
+    }
+
+    /// Counts a lease while it is held.
+    #[must_use]
+    pub fn lease(&self) -> Counted {
+        counted(&self.leases)
+    }
+
+    /// The counts of events by type; none where they are turned off.
+    #[must_use]
+    pub fn event_counts(&self) -> Option<&EventCounts> {
+        self.counts.as_ref()
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub async fn text(&self, figures: impl Future<Output = Figures>) -> String {
+        let _turn = self.asking.lock().await;
+        self.gauges.set(&figures.await);
+        self.gauges.set_counts(self.counts.as_ref());
+        self.process.update();
+        let mut text = String::with_capacity(16 << 10);
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "the metrics cannot be written");
+        }
+        text
+    }
+}
+
+fn counted(gauge: &IntGauge) -> Counted {
+    gauge.inc();
+    Counted(gauge.clone())
+}
+
+/// Registers a metric.
+fn add<T: Collector + Clone + 'static>(registry: &Registry, metric: T) -> prometheus::Result<T> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+/// A gauge by some labels.
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
+    add(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn log_metrics(registry: &Registry) -> prometheus::Result<[LogMetrics; 2]> {
+    let counter = |name: &str, help: &str| {
+        add(
+            registry,
+            IntCounterVec::new(Opts::new(name, help), &["log"])?,
+        )
+    };
+    let histogram = |name: &str, help: &str, buckets: &[f64]| {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        add(registry, HistogramVec::new(options, &["log"])?)
+    };
+    let appended = counter(
+        "tidings_appended_total",
+        "Events and stream entries that this server has appended.",
+    )?;
+    let batch_size = histogram(
+        "tidings_batch_size",
+        "Events or entries that were committed together.",
+        BATCH_SIZES,
+    )?;
+    let commit_seconds = histogram(
+        "tidings_commit_duration_seconds",
+        "How long the database took for a batch.",
+        SECONDS,
+    )?;
+    let append_seconds = histogram(
+        "tidings_append_duration_seconds",
+        "How long appends took, from taking the request to its commit.",
+        SECONDS,
+    )?;
+    let failures = counter(
+        "tidings_commit_failures_total",
+        "Batches that the database did not take.",
+    )?;
+    let of_log = |log: LogName| {
+        let labels = [log.as_str()];
+        LogMetrics {
+            appended: appended.with_label_values(&labels),
+            batch_size: batch_size.with_label_values(&labels),
+            commit_seconds: commit_seconds.with_label_values(&labels),
+            append_seconds: append_seconds.with_label_values(&labels),
+            failures: failures.with_label_values(&labels),
+        }
+    };
+    Ok([of_log(LogName::Events), of_log(LogName::Entries)])
+}

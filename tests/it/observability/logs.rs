@@ -1,0 +1,98 @@
+//! The log: as text and as JSON, each line of a request with the id that the client gets.
+
+use serde_json::{Value, json};
+
+use crate::support::{client::Client, postgres::Cluster, server::TestServer};
+
+/// The lines of the log, once the server has ended: those of its greeting begin with no brace.
+fn lines(server: &TestServer) -> Vec<Value> {
+    let output = server.output();
+    let of_log = output.lines().filter(|line| line.starts_with('{'));
+    of_log
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+async fn fail(server: &TestServer, client: &Client) -> (String, String) {
+    let query = json!({ "query": "{ stream(name: \"s\") { name } }" });
+    let answer = reqwest::Client::new()
+        .post(server.graphql_url())
+        .json(&query)
+        .send()
+        .await
+        .unwrap();
+    let header = answer.headers()["x-request-id"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let body: Value = answer.json().await.unwrap();
+    let extensions = &body["errors"][0]["extensions"];
+    assert_eq!(extensions["code"], "INTERNAL", "{body}");
+    assert_eq!(extensions["requestId"], header);
+    // And on a websocket, where there is no header.
+    let mut socket = client
+        .subscribe("{ stream(name: \"s\") { name } }", json!({}))
+        .await;
+    let crate::support::client::Step::Next(payload) = socket.next().await else {
+        panic!("a query answers");
+    };
+    let on_socket = payload["errors"][0]["extensions"]["requestId"].as_str();
+    (header, on_socket.unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn each_line_is_json_and_has_the_request_id_that_the_client_gets() {
+    let database = Cluster::shared().create_database();
+    let mut server = TestServer::on(&database.url)
+        .arguments(["--log-format", "json", "--log", "info,tidings=debug"])
+        .start();
+    let client = Client::new(&server);
+    database.execute("ALTER TABLE streams RENAME TO elsewhere");
+    let (by_http, on_socket) = fail(&server, &client).await;
+    database.execute("ALTER TABLE elsewhere RENAME TO streams");
+    server.sigterm_and_wait(std::time::Duration::from_secs(20));
+    let lines = lines(&server);
+    for line in &lines {
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(line[field].is_string(), "{field} in {line}");
+        }
+    }
+    for id in [by_http.as_str(), on_socket.as_str()] {
+        let of_request = |line: &&Value| line["span"]["request_id"] == id;
+        let errors: Vec<&Value> = lines
+            .iter()
+            .filter(of_request)
+            .filter(|line| line["level"] == "ERROR")
+            .collect();
+        assert_eq!(errors.len(), 1, "{id} in {lines:#?}");
+        assert!(
+            errors[0]["error"]
+                .as_str()
+                .unwrap()
+                .contains("the database failed")
+        );
+    }
+    let answered = lines
+        .iter()
+        .find(|line| line["message"] == "answer" && line["span"]["request_id"] == by_http.as_str());
+    assert_eq!(answered.unwrap()["status"], 200);
+}
+
+#[tokio::test]
+async fn the_text_has_the_request_id_whatever_the_level() {
+    let database = Cluster::shared().create_database();
+    let mut server = TestServer::on(&database.url)
+        .arguments(["--log", "error"])
+        .start();
+    let client = Client::new(&server);
+    database.execute("ALTER TABLE streams RENAME TO elsewhere");
+    let (by_http, on_socket) = fail(&server, &client).await;
+    server.sigterm_and_wait(std::time::Duration::from_secs(20));
+    let output = server.output();
+    for id in [by_http, on_socket] {
+        let found = output
+            .lines()
+            .any(|line| line.contains(&format!("request_id={id}")) && line.contains("ERROR"));
+        assert!(found, "{id} in\n{output}");
+    }
+}
