@@ -479,7 +479,9 @@ impl Bench {
 
     /// On a server of its own, whose memory nothing else has touched.
     fn subscribers(&mut self) {
-        let server = TestServer::start(&self.database.url);
+        // Of its own: what the others have appended would still be projected meanwhile.
+        let database = self.cluster.create_database();
+        let server = TestServer::start(&database.url);
         let duration = self.duration.max(Duration::from_secs(5));
         let result = subscribers::run(
             &server,
@@ -507,7 +509,8 @@ impl Bench {
         let later_start_ms = milliseconds(later.start_time());
         let sqlite_mib = settled_mib(&later);
         stop(later);
-        let server = TestServer::start(&self.database.url);
+        let database = self.cluster.create_database();
+        let server = TestServer::start(&database.url);
         let postgres_mib = settled_mib(&server);
         stop(server);
         let idle = Idle {
