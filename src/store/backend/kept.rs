@@ -146,12 +146,23 @@ impl<DB: Database> Drop for Taken<'_, DB> {
     }
 }
 
-/// Gives a connection whose state is not known to the driver's pool once it has shown that it is there. The pool would wait
-/// for that too, but without an end, and keep its place meanwhile.
+/// Gives a connection whose state is not known to the driver's pool once it has shown that it is there and in no transaction.
+/// The pool would wait for a sign of life too, but without an end, and keep its place meanwhile.
 async fn look_after<DB: Database>(mut connection: PoolConnection<DB>, limit: Duration) {
-    if !matches!(timeout(limit, connection.ping()).await, Ok(Ok(()))) {
+    if !matches!(
+        timeout(limit, leave_transaction(&mut connection)).await,
+        Ok(Ok(()))
+    ) {
         drop(connection.detach());
     }
+}
+
+/// The driver forgets a transaction whose BEGIN was sent and not waited for: what is written on that connection later would
+/// seem to be stored, and be undone with the session. One more BEGIN makes it remember, so that it sends the ROLLBACK.
+async fn leave_transaction<DB: Database>(
+    connection: &mut PoolConnection<DB>,
+) -> Result<(), sqlx::Error> {
+    connection.begin().await?.rollback().await
 }
 
 /// Whether a connection can be used again: the statement succeeded, or the database refused it and did not end the session.

@@ -16,6 +16,7 @@ cases!(
     another_number_of_partitions_is_refused,
     a_database_that_is_not_current_stops_the_start_without_migrations,
     migrations_that_ran_before_change_nothing,
+    what_was_given_up_while_it_wrote_leaves_no_transaction_to_those_who_come_later,
 );
 
 /// Runs a statement beside the server: the rows that it changed, or the database's refusal.
@@ -193,6 +194,30 @@ async fn migrations_that_ran_before_change_nothing(contract: Contract) {
     };
     assert_eq!(by_id(contract.all_events().await), by_id(events));
     assert_eq!(contract.newest_place().await, head);
+}
+
+/// A driver may send a BEGIN and forget it: an append that then runs on the same connection is acknowledged, and undone when
+/// the session ends.
+async fn what_was_given_up_while_it_wrote_leaves_no_transaction_to_those_who_come_later(
+    contract: Contract,
+) {
+    let contract = contract
+        .restarted(None, |config| {
+            config.background.enabled = false;
+            config.observability.event_metrics = false;
+        })
+        .await;
+    let kind = tidings::domain::AggregateType::new("user").unwrap();
+    for round in 0..40 {
+        let id = tidings::domain::AggregateId(uuid::Uuid::new_v4());
+        let given_up = contract.server.app.store().create_aggregate(id, &kind);
+        let steps = std::time::Duration::from_micros(100) * (round / 4);
+        let _ = tokio::time::timeout(steps, given_up).await;
+
+        contract.append(event(uuid::Uuid::new_v4())).await;
+        let stored = count(&contract.server.database, "SELECT count(*) FROM events").await;
+        assert_eq!(stored, i64::from(round) + 1, "the append was committed");
+    }
 }
 
 #[tokio::test]

@@ -199,6 +199,7 @@ pub(super) async fn call_sql(
     let rows = find(&mut transaction, function).await?;
     let name = rows.iter().find(|(_, is_it)| *is_it);
     let Some(((schema, name), _)) = name else {
+        transaction.rollback().await.map_err(while_running)?;
         let message = format!("there is no function {function}(uuid, uuid, jsonb) any more");
         return Ok(Err(LastError::new(&message)));
     };
