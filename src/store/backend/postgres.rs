@@ -60,6 +60,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long a session may do nothing in a transaction at most, and which part of the lease.
 const MAX_IDLE_IN_TRANSACTION: Duration = Duration::from_secs(4);
 const IDLE_IN_TRANSACTION_OF_LEASE: f64 = 0.8;
+/// The same for what migrates: nobody can take that over, and a start is to succeed on a busy machine.
+const IDLE_WHILE_MIGRATING: Duration = Duration::from_secs(30);
 /// Renewing leases must not wait for what writes.
 const LEASE_CONNECTIONS: u32 = 2;
 /// Each of 16 partitions writes to two logs at a time, some appends go over several partitions, and handlers call functions.
@@ -97,7 +99,10 @@ impl Postgres {
             source: not_acquired(error),
         })?;
         drop(probe.close().await);
-        let pool = Database::connect(options(config, lease, READ_TIMEOUT, config.max_connections))
+        let idle = lease
+            .mul_f64(IDLE_IN_TRANSACTION_OF_LEASE)
+            .min(MAX_IDLE_IN_TRANSACTION);
+        let pool = Database::connect(options(config, idle, READ_TIMEOUT, config.max_connections))
             .await
             .map_err(failed)?;
         let version = server_version(&pool).await.map_err(failed)?;
@@ -106,11 +111,11 @@ impl Postgres {
                 actual: format!("{}.{}", version / 10_000, version % 10_000),
             });
         }
-        let migrator = Database::connect(options(config, lease, Duration::ZERO, 1))
+        let migrator = Database::connect(options(config, IDLE_WHILE_MIGRATING, Duration::ZERO, 1))
             .await
             .map_err(failed)?;
         let lazy = async |statement_timeout, most| {
-            let mut options = options(config, lease, statement_timeout, most);
+            let mut options = options(config, idle, statement_timeout, most);
             options.min_connections(0).connect_lazy(true);
             Database::connect(options).await.map_err(failed)
         };
@@ -165,13 +170,10 @@ impl Postgres {
 /// A `statement_timeout` of nothing is none.
 fn options(
     config: &config::Database,
-    lease: Duration,
+    idle_in_transaction: Duration,
     statement_timeout: Duration,
     connections: u32,
 ) -> ConnectOptions {
-    let idle_in_transaction = lease
-        .mul_f64(IDLE_IN_TRANSACTION_OF_LEASE)
-        .min(MAX_IDLE_IN_TRANSACTION);
     let lock_timeout = milliseconds(config.lock_timeout);
     let idle_in_transaction = milliseconds(idle_in_transaction);
     let statement_timeout = milliseconds(statement_timeout);
