@@ -93,8 +93,8 @@ pub struct Database {
     #[arg(long, env = "TIDINGS_PARTITIONS", value_name = "N")]
     pub partitions: Option<u8>,
 
-    /// Connections to the database for reading, at most. On PostgreSQL each partition takes up to two more for writing, the
-    /// leases take two, and the doorbell between servers one
+    /// Connections to the database for reading, at most. On PostgreSQL up to 56 more write, as many as are needed at a time,
+    /// the leases take two, and the doorbell between servers one
     #[arg(
         id = "database-connections",
         long = "database-connections",

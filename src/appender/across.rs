@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{AppendError, Hooks, giving_way::GivingWay, log};
+use super::{AppendError, Hooks, log};
 use crate::{
     config::Limits,
     domain::{
         Event, NewEvent, Partition, Timestamp,
         append::{AppendRequest, AppendedEvent, BatchReport, Committed, LogName, Outcome, Refusal},
     },
-    store::{Store, StoreError},
+    store::{GivingWay, Store, StoreError},
     traces::Span,
 };
 
@@ -105,7 +105,7 @@ impl Across {
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                (self.hooks.on_batch)(&report);
+                self.hooks.measure(&report);
                 return Err(error);
             }
         };
@@ -126,12 +126,12 @@ impl Across {
             for (&index, event) in indices.iter().zip(&part) {
                 stored[index] = Some(event.clone());
             }
-            (self.hooks.on_commit)(Committed::Events(partition, part));
+            self.hooks.tell(Committed::Events(partition, part));
         }
         let stored: Vec<Arc<Event>> = stored.into_iter().flatten().collect();
         let requests = [(began.duration_since(taken_at) + took, stored.len())];
         (report.requests, report.events) = (&requests, &stored);
-        (self.hooks.on_batch)(&report);
+        self.hooks.measure(&report);
         Ok(Outcome::Appended {
             at: newest,
             places: stored,

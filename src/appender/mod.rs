@@ -4,11 +4,14 @@
 
 mod across;
 mod error;
-mod giving_way;
 mod log;
 mod queue;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,11 +26,10 @@ use crate::{
         NewEvent, Partition, Timestamp,
         append::{AppendRequest, BatchReport, Committed, LogName, Outcome, Refusal},
     },
-    store::{Store, StoreError},
+    store::{GivingWay, Store, StoreError},
     traces::Traces,
 };
 use across::Across;
-use giving_way::GivingWay;
 use log::{EntryLog, EventLog};
 use queue::Queue;
 
@@ -46,6 +48,25 @@ pub struct Hooks {
     pub on_batch: OnBatch,
     /// Traces it.
     pub traces: Traces,
+}
+
+impl Hooks {
+    fn tell(&self, committed: Committed) {
+        shielded(|| (self.on_commit)(committed));
+    }
+
+    fn measure(&self, report: &BatchReport<'_>) {
+        shielded(|| (self.on_batch)(report));
+    }
+}
+
+/// A fault in what others do must not end a queue, nor keep its writers from hearing that they have been committed.
+fn shielded(hook: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+        tracing::error!(
+            "what is done with committed batches has panicked: this is a defect, please report it"
+        );
+    }
 }
 
 /// What waits in a queue, or is being committed.

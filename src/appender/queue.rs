@@ -11,7 +11,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AppendError, Hooks, QueueLength,
-    giving_way::GivingWay,
     log::{Done, Log},
 };
 use crate::{
@@ -20,7 +19,7 @@ use crate::{
         Timestamp,
         append::{BatchReport, Outcome, Refusal},
     },
-    store::StoreError,
+    store::{GivingWay, StoreError},
     traces::{Span, Traces},
 };
 
@@ -165,7 +164,7 @@ impl<L: Log> Committer<L> {
             let batch = self.gather(first);
             let done = self.commit(batch).await;
             for committed in self.log.committed(done) {
-                (self.hooks.on_commit)(committed);
+                self.hooks.tell(committed);
             }
         }
     }
@@ -303,7 +302,7 @@ impl<L: Log> Committer<L> {
     }
 
     fn report(&self, done: &Done<L::Stored>, took: Duration, is_committed: bool) {
-        (self.hooks.on_batch)(&BatchReport {
+        self.hooks.measure(&BatchReport {
             log: L::NAME,
             took,
             is_committed,
@@ -321,6 +320,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::appender::OnBatch;
     use crate::domain::{
         Event, Partition, TraceParent,
         append::{CommandChange, Committed, LogName},
@@ -412,15 +412,19 @@ mod tests {
         }
     }
 
-    /// Hands in requests that are committed as one batch: what each of them is answered.
-    async fn submit(log: &Faulty, requests: &[u128]) -> Vec<Answer<Faulty>> {
+    fn queue(log: &Faulty, on_batch: OnBatch) -> Queue<Faulty> {
         let hooks = Hooks {
             on_commit: Arc::new(|_| {}),
-            on_batch: Arc::new(|_| {}),
+            on_batch,
             traces: Traces::default(),
         };
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-        let queue = Queue::start(&tasks, &stopping, log.clone(), &Limits::default(), &hooks);
+        Queue::start(&tasks, &stopping, log.clone(), &Limits::default(), &hooks)
+    }
+
+    /// Hands in requests that are committed as one batch: what each of them is answered.
+    async fn submit(log: &Faulty, requests: &[u128]) -> Vec<Answer<Faulty>> {
+        let queue = queue(log, Arc::new(|_| {}));
         join_all(requests.iter().map(|request| queue.submit(*request))).await
     }
 
@@ -474,5 +478,20 @@ mod tests {
             log.asked(),
             [vec![1, 2, 3, 4], vec![1, 2], vec![3, 4], vec![3], vec![4]]
         );
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_what_measures_batches_neither_keeps_their_answers_back_nor_ends_the_queue()
+    {
+        let log = Faulty {
+            kind: 0,
+            only_for: Some(0),
+            asked: Arc::default(),
+        };
+        let queue = queue(&log, Arc::new(|_| panic!("on purpose")));
+        for request in [1, 2] {
+            let answer = queue.submit(request).await;
+            assert!(matches!(answer, Ok(Outcome::Appended { .. })), "{answer:?}");
+        }
     }
 }

@@ -9,10 +9,11 @@ mod rebuild;
 mod states;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc};
 
 use tokio::{sync::Semaphore, task::JoinError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 pub use projector::run_projector;
 pub use publisher::run_publisher;
@@ -25,14 +26,10 @@ use crate::{
         AggregateId, Domain, ExternalModel, ExternalOutcome, Folded, Json, Partition, Position,
         ReadModel, ReadModelSource, append::Committed,
     },
-    store::{RebuildScope, Store, StoreError},
+    store::{GivingWay, RebuildScope, Store, StoreError},
     tail::Tail,
     traces::Traces,
 };
-
-/// How often, and after which pause, what had to give way to another transaction is tried again.
-const TRIES_AFTER_GIVING_WAY: usize = 100;
-const PAUSE_AFTER_GIVING_WAY: Duration = Duration::from_millis(5);
 
 /// Rebuilds of single aggregates that run at a time, at most: each has a page of events in memory.
 const SINGLE_REBUILDS: usize = 8;
@@ -95,21 +92,29 @@ impl Projections {
         })
     }
 
-    /// Writes a read model from outside: the projector leaves it alone from then on.
+    /// Writes a read model from outside: the projector leaves it alone from then on. Those who wait for it hear of it also
+    /// where whoever wrote it has gone away.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn write_external(
-        &self,
+        self: &Arc<Self>,
         model: ExternalModel,
     ) -> Result<ExternalOutcome, StoreError> {
-        let mut tries = 0;
+        let projections = self.clone();
+        let written = async move { projections.write_and_tell(model).await };
+        let task = self.tasks.spawn(written.in_current_span());
+        match task.await {
+            Ok(written) => written,
+            Err(ended) => resume_unwind(ended.into_panic()),
+        }
+    }
+
+    async fn write_and_tell(&self, model: ExternalModel) -> Result<ExternalOutcome, StoreError> {
+        let mut giving_way = GivingWay::begin();
         let outcome = loop {
             match self.store.write_read_model(model.clone()).await {
-                Err(StoreError::GaveWay(_)) if tries < TRIES_AFTER_GIVING_WAY => {
-                    tries += 1;
-                    tokio::time::sleep(PAUSE_AFTER_GIVING_WAY).await;
-                }
+                Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
                 outcome => break outcome?,
             }
         };

@@ -48,12 +48,6 @@ impl PartitionFollower {
         self.after = position;
     }
 
-    /// Whether there is something to be given at once, as far as is known.
-    #[must_use]
-    pub fn has_more(&self) -> bool {
-        self.heads.borrow()[self.partition.index()] > self.after
-    }
-
     /// Waits for what comes next, up to `most` events. It can be given up while it waits: then nothing was given.
     ///
     /// # Errors

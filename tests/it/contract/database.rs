@@ -221,6 +221,23 @@ async fn what_was_given_up_while_it_wrote_leaves_no_transaction_to_those_who_com
 }
 
 #[tokio::test]
+async fn describing_the_partitions_once_more_takes_nothing_away() {
+    let contract = Contract::on(Engine::Postgres, 4).await;
+    let events = contract.fill(3).await;
+    let database = &contract.server.database;
+    for partitions in ["NULL", "0", "4", "16"] {
+        let described = execute(
+            database,
+            format!("SELECT tidings_describe_partitions({partitions})"),
+        );
+        let is_number = matches!(partitions, "4" | "16");
+        assert_eq!(described.await.is_ok(), is_number, "{partitions}");
+    }
+    assert_eq!(by_id(contract.all_events().await), by_id(events));
+    assert_eq!(count(database, "SELECT count(*) FROM aggregates").await, 3);
+}
+
+#[tokio::test]
 async fn a_second_server_on_one_sqlite_file_is_refused() {
     let contract = Contract::on(Engine::Sqlite, 1).await;
     contract.fill(1).await;

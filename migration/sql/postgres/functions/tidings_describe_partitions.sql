@@ -4,7 +4,8 @@
 -- Without statistics the planner takes one row in 200 to have any given value. Every index begins with `partition_no`, so
 -- for a table of some hundred rows any of them seems to lead to one or two rows by that column alone, and the smallest index
 -- wins, whatever else is asked for. Such a plan is kept while the table grows, and reads the whole partition each time, until
--- autovacuum comes by. So some rows are put in, these columns are analyzed, and the rows are taken out again.
+-- autovacuum comes by. So some rows are put in, these columns are analyzed, and the rows are taken out again. A table that has
+-- rows is left alone: it has statistics of its own, or soon will.
 CREATE OR REPLACE FUNCTION tidings_describe_partitions(p_partitions int)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -14,7 +15,11 @@ DECLARE
     v_columns text;
     v_values text;
     v_known text;
+    v_has_rows boolean;
 BEGIN
+    IF p_partitions IS NULL OR p_partitions < 1 THEN
+        RAISE 'the number of partitions is 1 at least' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     FOR v_table IN
         SELECT c.oid
         FROM pg_class c
@@ -40,6 +45,10 @@ BEGIN
         INTO v_columns, v_values, v_known
         FROM pg_attribute a
         WHERE a.attrelid = v_table AND a.attnum > 0 AND a.attnotnull AND NOT a.attisdropped;
+        -- Nobody writes to it from here on.
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_table);
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', v_table) INTO v_has_rows;
+        CONTINUE WHEN v_has_rows;
         -- One of them refuses to be changed.
         EXECUTE format('ALTER TABLE %s DISABLE TRIGGER USER', v_table);
         EXECUTE format(

@@ -1,4 +1,4 @@
-//! How long a transaction is tried again that the database ended in favour of another one. Floor 3.
+//! How long a transaction is tried again that the database ended in favour of another one. Floor 2.
 
 use std::time::Duration;
 
@@ -11,13 +11,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// The tries of one transaction.
-pub(super) struct GivingWay {
+pub struct GivingWay {
     began: Instant,
     next_pause: Duration,
 }
 
 impl GivingWay {
-    pub(super) fn begin() -> Self {
+    /// Before the first try.
+    #[must_use]
+    pub fn begin() -> Self {
         Self {
             began: Instant::now(),
             next_pause: FIRST_PAUSE,
@@ -25,7 +27,7 @@ impl GivingWay {
     }
 
     /// Leaves the locks to the other transaction for a moment. False where it has been tried for long enough.
-    pub(super) async fn pause(&mut self) -> bool {
+    pub async fn pause(&mut self) -> bool {
         if self.began.elapsed() > GIVE_UP_AFTER {
             return false;
         }
