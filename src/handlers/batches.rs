@@ -21,6 +21,8 @@ use crate::{
 const BATCH_EVENTS: usize = 512;
 /// Calls of a function in SQL in one transaction: each is a transaction inside, of which PostgreSQL keeps 64 at hand.
 const MOST_CALLS: usize = 50;
+/// How long calls of one transaction go on: others wait for their turn, and for the checkpoint.
+const MOST_WORK: Duration = Duration::from_secs(1);
 /// Stored deliveries that are taken at a time.
 const MOST_DUE: usize = 50;
 
@@ -221,6 +223,7 @@ impl Batches {
             delays: &delays,
             most_failures: self.place.endpoint.failures_left(),
             time_out: config.time_out,
+            most_work: MOST_WORK,
         };
         let ran = handlers
             .store

@@ -37,15 +37,15 @@ use crate::{
         Clock, DeliveryId, Event, EventHandler, EventType, HandlerFunction, HandlerId, HandlerName,
         LastError, Position,
     },
-    store::{NewHandler, SqlFunctions, Store, StoreError},
+    store::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions, Store, StoreError},
     tail::Tail,
 };
 
 /// How often it is looked at what other servers have changed in the registry.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// Calls of functions in SQL that run at a time: each has a connection of its own, and whoever appends needs some, too.
-const SQL_CALLS_AT_A_TIME: usize = 16;
+/// Transactions with calls of a function in SQL that one handler has at a time: one that is slow leaves room for others.
+const SQL_CALLS_OF_A_HANDLER: u32 = 2;
 
 /// The handlers of a database, sorted by name.
 pub type Registered = Arc<Vec<Arc<EventHandler>>>;
@@ -112,7 +112,7 @@ impl Handlers {
             clock,
             config: config.clone(),
             functions,
-            sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME),
+            sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME as usize),
             known: watch::Sender::new(Arc::default()),
             refreshing: AsyncMutex::default(),
             endpoints: Mutex::default(),
@@ -305,8 +305,12 @@ impl Handlers {
         {
             return endpoint.clone();
         }
+        let concurrency = match &handler.function {
+            HandlerFunction::Sql(_) => self.config.concurrency.min(SQL_CALLS_OF_A_HANDLER),
+            _ => self.config.concurrency,
+        };
         let endpoint = Endpoint::new(
-            self.config.concurrency,
+            concurrency,
             self.config.retry_delay,
             self.config.longest_delay,
         );
