@@ -64,6 +64,8 @@ impl Batches {
     pub(super) async fn run(&mut self) -> Result<(), Fault> {
         let mut changed = self.place.endpoint.watch();
         loop {
+            let bytes = self.place.handlers.bytes_of_a_task();
+            self.follower.read_pages_of(bytes);
             let shut = self.place.endpoint.shut_until();
             let idle_until = self.place.stored_at + IDLE_EVERY;
             let due_at = self.place.next_due.unwrap_or(idle_until);

@@ -216,6 +216,7 @@ impl Start {
         };
         Some(Place {
             endpoint: self.handlers.endpoint(&self.handler),
+            _task: self.handlers.tasks.clone(),
             handlers: self.handlers,
             handler: self.handler,
             committer: self.committer,
