@@ -124,6 +124,8 @@ async fn plans_that_were_made_for_few_deliveries_do_not_read_all_of_them_later()
             vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap()];
         config.handlers.allow_private = true;
         config.handlers.retry_delay = Duration::from_millis(20);
+        config.handlers.longest_delay = Duration::from_millis(100);
+        config.handlers.attempts = 100;
         config.handlers.concurrency = 1;
     };
     let server = TestServer::on(Arc::new(Database::make(Engine::Postgres)), configure).await;

@@ -292,7 +292,6 @@ async fn an_event_that_its_handler_has_not_come_to_is_given_again_and_not_stored
         (contract.handler("hook").await["isPaused"] == true).then_some(())
     })
     .await;
-    let lag = contract.handler("hook").await["lagEvents"].clone();
     let last = lasts.last().unwrap();
     let payload = contract.process_event(&last["id"]).await;
     let told = &payload["deliveries"][0];
@@ -305,7 +304,7 @@ async fn an_event_that_its_handler_has_not_come_to_is_given_again_and_not_stored
             .all(|delivery| delivery["event"]["id"] != last["id"]),
         "{stored:?}"
     );
-    assert_eq!(contract.handler("hook").await["lagEvents"], lag);
+    assert!(contract.handler("hook").await["lagEvents"].as_i64() > Some(0));
 }
 
 async fn an_event_that_is_given_again_waits_behind_its_aggregate(contract: Contract) {
