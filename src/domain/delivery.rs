@@ -121,7 +121,8 @@ pub struct DeliveryWrite {
     pub aggregate_id: AggregateId,
     /// What it becomes; a delivered one goes.
     pub status: DeliveryStatus,
-    /// How often it was tried.
+    /// How often it was tried. One that is stored is changed only where it is RETRYING still, and was tried once less; or as
+    /// often, where it is delivered.
     pub attempts: i32,
     /// Why the last attempt failed.
     pub last_error: Option<LastError>,
@@ -141,6 +142,17 @@ pub struct HandlerStep {
     /// Entries that are made of events, each with its stream's partition and with what it is stored as where its stream has
     /// another entry of its id.
     pub entries: Vec<(Partition, NewEntry, DeliveryWrite)>,
+}
+
+/// What became of a [`HandlerStep`].
+#[derive(Clone, Debug)]
+pub enum StepOutcome {
+    /// It is stored.
+    Saved(SavedStep),
+    /// Somebody else has locked the checkpoint: the same again may succeed.
+    Busy,
+    /// The checkpoint is elsewhere, belongs to another runner, or is gone.
+    Lost,
 }
 
 /// What became of a [`HandlerStep`] that was stored.
@@ -187,6 +199,8 @@ pub struct SqlRun<'r> {
     pub most_failures: u32,
     /// How long all of it may take.
     pub time_out: Duration,
+    /// No call begins later than this.
+    pub most_work: Duration,
 }
 
 /// What became of a [`SqlRun`].

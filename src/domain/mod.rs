@@ -42,7 +42,7 @@ pub use decider::{
 };
 pub use delivery::{
     Delivery, DeliveryStatus, DeliveryWrite, HandlerStep, LastError, SavedStep, SqlRun,
-    SqlRunOutcome, SqlTry,
+    SqlRunOutcome, SqlTry, StepOutcome,
 };
 pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};

@@ -42,17 +42,16 @@ impl Handlers {
             .collect()
             .await;
         let given: Result<Vec<_>, StoreError> = given.into_iter().collect();
-        let given = given?.into_iter().flatten().collect();
+        let given = given?;
         self.refresh().await?;
         Ok(given)
     }
 
-    /// None where the handler was removed meanwhile.
     async fn give_to(
         &self,
         handler: Arc<EventHandler>,
         event: Arc<Event>,
-    ) -> Result<Option<(Arc<EventHandler>, Delivery)>, StoreError> {
+    ) -> Result<(Arc<EventHandler>, Delivery), StoreError> {
         let outcome = match &handler.function {
             HandlerFunction::Log => {
                 self.log(&handler, &event);
@@ -71,27 +70,31 @@ impl Handlers {
             }
         };
         let id = DeliveryId(self.clock.new_id());
+        let told = |status, last_error| Delivery {
+            partition: event.partition,
+            id,
+            handler_id: handler.id,
+            position: event.position,
+            aggregate_id: event.aggregate_id,
+            status,
+            attempts: 1,
+            last_error,
+            next_attempt_at: None,
+            updated_at: self.clock.now(),
+        };
         let delivery = match outcome {
-            Ok(()) => Some(Delivery {
-                partition: event.partition,
-                id,
-                handler_id: handler.id,
-                position: event.position,
-                aggregate_id: event.aggregate_id,
-                status: DeliveryStatus::Delivered,
-                attempts: 1,
-                last_error: None,
-                next_attempt_at: None,
-                updated_at: self.clock.now(),
-            }),
+            Ok(()) => told(DeliveryStatus::Delivered, None),
             Err(error) => {
                 let delay = retry_delay(&self.config, 1, id.0);
-                self.store
+                let stored = self
+                    .store
                     .store_failed(handler.id, &event, id, &error, delay)
-                    .await?
+                    .await?;
+                // One that is not stored the handler comes to by itself.
+                stored.unwrap_or_else(|| told(DeliveryStatus::Retrying, Some(error)))
             }
         };
-        Ok(delivery.map(|delivery| (handler, delivery)))
+        Ok((handler, delivery))
     }
 
     async fn publish(

@@ -21,6 +21,8 @@ use crate::{
 const BATCH_EVENTS: usize = 512;
 /// Calls of a function in SQL in one transaction: each is a transaction inside, of which PostgreSQL keeps 64 at hand.
 const MOST_CALLS: usize = 50;
+/// How long calls of one transaction go on: others wait for their turn, and for the checkpoint.
+const MOST_WORK: Duration = Duration::from_secs(1);
 /// Stored deliveries that are taken at a time.
 const MOST_DUE: usize = 50;
 
@@ -62,6 +64,8 @@ impl Batches {
     pub(super) async fn run(&mut self) -> Result<(), Fault> {
         let mut changed = self.place.endpoint.watch();
         loop {
+            let bytes = self.place.handlers.bytes_of_a_task();
+            self.follower.read_pages_of(bytes);
             let shut = self.place.endpoint.shut_until();
             let idle_until = self.place.stored_at + IDLE_EVERY;
             let due_at = self.place.next_due.unwrap_or(idle_until);
@@ -221,6 +225,7 @@ impl Batches {
             delays: &delays,
             most_failures: self.place.endpoint.failures_left(),
             time_out: config.time_out,
+            most_work: MOST_WORK,
         };
         let ran = handlers
             .store

@@ -25,9 +25,8 @@ use crate::{
     tail::PartitionFollower,
 };
 
-/// Events that are in hand at most, and about so many bytes of them.
+/// Events that are in hand at most; their bytes depend on how many tasks there are.
 const WINDOW_EVENTS: usize = 256;
-const WINDOW_BYTES: usize = 2 << 20;
 /// Events that are read at a time.
 const BATCH_EVENTS: usize = 64;
 /// Stored deliveries that are in hand at most.
@@ -77,6 +76,8 @@ pub(super) struct Calls {
     /// Events that are wanted, in their order.
     window: VecDeque<Slot>,
     window_bytes: usize,
+    /// About so many there may be.
+    most_bytes: usize,
     /// Up to where the log was read.
     read: Position,
     /// Aggregates of which one is being called for.
@@ -103,6 +104,7 @@ impl Calls {
             revised,
             window: VecDeque::new(),
             window_bytes: 0,
+            most_bytes: 0,
             busy: HashSet::new(),
             running: JoinSet::new(),
             due: VecDeque::new(),
@@ -116,6 +118,8 @@ impl Calls {
     pub(super) async fn run(&mut self) -> Result<(), Fault> {
         let mut changed = self.place.endpoint.watch();
         loop {
+            self.most_bytes = self.place.handlers.bytes_of_a_task();
+            self.follower.read_pages_of(self.most_bytes);
             self.begin_calls();
             if self.is_urgent()
                 && let Stored::Lost = self.store().await?
@@ -128,7 +132,7 @@ impl Calls {
             }
             let can_read = shut.is_none()
                 && self.window.len() < WINDOW_EVENTS
-                && self.window_bytes < WINDOW_BYTES;
+                && self.window_bytes < self.most_bytes;
             let can_fetch = shut.is_none() && self.due.is_empty() && self.taken.len() < MOST_DUE;
             let far = Instant::now() + IDLE_EVERY;
             let store_at = self.place.stored_at
@@ -325,7 +329,7 @@ impl Calls {
 
     /// Whether something is to be stored at once.
     fn is_urgent(&self) -> bool {
-        let is_full = self.window.len() >= WINDOW_EVENTS || self.window_bytes >= WINDOW_BYTES;
+        let is_full = self.window.len() >= WINDOW_EVENTS || self.window_bytes >= self.most_bytes;
         let first = self.window.front().map(|slot| &slot.state);
         let first_is_settled = first.is_some_and(SlotState::is_settled);
         let stores_delivery = self

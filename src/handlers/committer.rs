@@ -1,6 +1,7 @@
 //! Storing what the handlers of one partition have come to: those that wait go together, in one transaction. Floor 4.
 //!
-//! So a hundred handlers write no more often than one does, and whoever appends has the database to himself in between.
+//! So a hundred handlers write no more often than one does, and whoever appends has the database to himself in between. A step
+//! whose checkpoint somebody has locked, as a function in SQL may for long, goes with a later transaction: none waits for it.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        Entry, EventId, FencingToken, HandlerStep, Partition, SavedStep, StreamName,
+        Entry, EventId, FencingToken, HandlerId, HandlerStep, Partition, SavedStep, StepOutcome,
+        StreamName,
         append::{Committed, Outcome},
     },
     store::{Store, StoreError},
@@ -30,7 +32,7 @@ const MOST_STEPS: usize = 256;
 const MOST_ROWS: usize = 2048;
 /// Steps that wait at most; whoever has more waits himself.
 const QUEUE: usize = 64;
-/// How often, and after which pause, what had to give way to another transaction is tried again.
+/// How often, and after which pause, what had to give way to another transaction, or has waited for one, is tried again.
 const TRIES_AFTER_GIVING_WAY: usize = 100;
 const PAUSE_AFTER_GIVING_WAY: Duration = Duration::from_millis(5);
 
@@ -94,7 +96,8 @@ struct Run {
     partition: Partition,
     token: FencingToken,
     waiting: mpsc::Receiver<Request>,
-    /// Those that could not go together with others.
+    /// Those that could not go together with others, and those whose checkpoints were locked. Who waits for an answer hands in
+    /// nothing else, so of each handler there is one.
     postponed: VecDeque<Request>,
 }
 
@@ -108,16 +111,21 @@ impl Run {
                     None => return,
                 },
             };
-            let begun = Instant::now();
             let group = self.gather(first);
+            if group.is_empty() {
+                continue;
+            }
+            let begun = Instant::now();
             self.save(group).await;
             sleep_until(begun + COMMIT_EVERY).await;
         }
     }
 
-    /// Takes what waits. No stream may get an event twice in one transaction: who would do that goes with the next one.
+    /// Takes what waits, and what somebody waits for. No stream may get an event twice in one transaction, and no handler come
+    /// twice: who would do that goes with the next one.
     fn gather(&mut self, first: Request) -> Vec<Request> {
-        let mut group = Vec::new();
+        let mut group: Vec<Request> = Vec::new();
+        let mut handlers: HashSet<HandlerId> = HashSet::new();
         let mut entries: HashSet<(StreamName, EventId)> = HashSet::new();
         let mut rows = 0;
         let mut left = VecDeque::new();
@@ -127,9 +135,14 @@ impl Run {
                 let entries = request.step.entries.iter();
                 entries.map(|(_, entry, _)| (entry.stream_name.clone(), entry.event_id))
             };
-            if keys().any(|key| entries.contains(&key)) {
+            if request.answer.is_closed() {
+                // Its handler was stopped. Whoever runs it next begins where the checkpoint is.
+            } else if handlers.contains(&request.step.handler_id)
+                || keys().any(|key| entries.contains(&key))
+            {
                 left.push_back(request);
             } else {
+                handlers.insert(request.step.handler_id);
                 entries.extend(keys());
                 rows += request.step.deliveries.len() + request.step.entries.len();
                 group.push(request);
@@ -147,18 +160,19 @@ impl Run {
         group
     }
 
-    async fn save(&self, group: Vec<Request>) {
+    async fn save(&mut self, group: Vec<Request>) {
         let (steps, answers): (Vec<HandlerStep>, Vec<_>) = group
             .into_iter()
             .map(|request| (request.step, request.answer))
             .unzip();
-        let saved = match self.save_steps(&steps).await {
+        let saved: Vec<Result<StepOutcome, Arc<StoreError>>> = match self.save_steps(&steps).await {
             Err(error) if steps.len() > 1 && !error.is_passing() => {
                 // One of them alone will show which it is.
                 let mut saved = Vec::with_capacity(steps.len());
                 for step in &steps {
                     let one = self.save_steps(std::slice::from_ref(step)).await;
-                    saved.push(one.map(|mut one| one.pop().flatten()).map_err(Arc::new));
+                    let one = one.map(|mut one| one.pop().unwrap_or(StepOutcome::Lost));
+                    saved.push(one.map_err(Arc::new));
                 }
                 saved
             }
@@ -168,24 +182,44 @@ impl Run {
             }
             Ok(saved) => saved.into_iter().map(Ok).collect(),
         };
-        self.tell(steps, &saved);
-        for (answer, saved) in answers.into_iter().zip(saved) {
+        let mut of_streams: BTreeMap<Partition, Vec<Arc<Entry>>> = BTreeMap::new();
+        let mut told = Vec::with_capacity(steps.len());
+        for ((step, answer), saved) in steps.into_iter().zip(answers).zip(saved) {
+            let saved = match saved {
+                Ok(StepOutcome::Busy) => {
+                    self.postponed.push_back(Request { step, answer });
+                    continue;
+                }
+                Ok(StepOutcome::Saved(saved)) => {
+                    made_entries(step, &saved, &mut of_streams);
+                    Ok(Some(saved))
+                }
+                Ok(StepOutcome::Lost) => Ok(None),
+                Err(error) => Err(error),
+            };
+            told.push((answer, saved));
+        }
+        // Those who follow are given the entries in the order of their places.
+        for (stream, entries) in of_streams {
+            self.tail
+                .take_committed(Committed::Entries(stream, entries));
+        }
+        for (answer, saved) in told {
             // Who asked may have been given up meanwhile.
             let _ = answer.send(saved);
         }
     }
 
-    async fn save_steps(
-        &self,
-        steps: &[HandlerStep],
-    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+    async fn save_steps(&self, steps: &[HandlerStep]) -> Result<Vec<StepOutcome>, StoreError> {
         let mut tries = 0;
         loop {
             let saved = self
                 .store
                 .save_handler_steps(self.partition, self.token, steps);
             match saved.await {
-                Err(StoreError::GaveWay(_)) if tries < TRIES_AFTER_GIVING_WAY => {
+                Err(StoreError::GaveWay(_) | StoreError::LockTimeout(_))
+                    if tries < TRIES_AFTER_GIVING_WAY =>
+                {
                     tries += 1;
                     sleep(PAUSE_AFTER_GIVING_WAY).await;
                 }
@@ -193,26 +227,20 @@ impl Run {
             }
         }
     }
+}
 
-    /// Hands the new entries to those who follow.
-    fn tell(&self, steps: Vec<HandlerStep>, saved: &[Saved]) {
-        let mut of_streams: BTreeMap<Partition, Vec<Arc<Entry>>> = BTreeMap::new();
-        for (step, saved) in steps.into_iter().zip(saved) {
-            let Ok(Some(saved)) = saved else {
-                continue;
-            };
-            for ((stream, entry, _), outcome) in step.entries.into_iter().zip(&saved.entries) {
-                if let Outcome::Appended { places, .. } = outcome
-                    && let Some(place) = places.first()
-                {
-                    let entry = Arc::new(entry.stored(stream, *place));
-                    of_streams.entry(stream).or_default().push(entry);
-                }
-            }
-        }
-        for (stream, entries) in of_streams {
-            self.tail
-                .take_committed(Committed::Entries(stream, entries));
+/// Adds the entries that a step has made to those of their streams' partitions.
+fn made_entries(
+    step: HandlerStep,
+    saved: &SavedStep,
+    of_streams: &mut BTreeMap<Partition, Vec<Arc<Entry>>>,
+) {
+    for ((stream, entry, _), outcome) in step.entries.into_iter().zip(&saved.entries) {
+        if let Outcome::Appended { places, .. } = outcome
+            && let Some(place) = places.first()
+        {
+            let entry = Arc::new(entry.stored(stream, *place));
+            of_streams.entry(stream).or_default().push(entry);
         }
     }
 }

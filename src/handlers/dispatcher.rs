@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, watch},
     task::{Id, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -21,10 +21,12 @@ use super::{
     committer::{Committer, committer},
     place::Place,
 };
-use crate::domain::{EventHandler, FencingToken, HandlerFunction, HandlerId, Partition, Position};
+use crate::domain::{EventHandler, FencingToken, HandlerFunction, HandlerId, Partition};
 
 /// The pause before a task that has ended by itself begins again.
 const PAUSE_AFTER_FAULT: Duration = Duration::from_millis(250);
+/// Checkpoints that are taken over at a time: whoever appends needs connections, too.
+const FENCED_AT_A_TIME: usize = 16;
 
 /// Runs the handlers of a partition until it is stopped.
 pub async fn run_dispatcher(
@@ -40,6 +42,7 @@ pub async fn run_dispatcher(
         partition,
         token,
         committer,
+        fencing: Arc::new(Semaphore::new(FENCED_AT_A_TIME)),
         running: HashMap::new(),
         tasks: JoinSet::new(),
         ids: HashMap::new(),
@@ -57,6 +60,7 @@ struct Dispatcher {
     partition: Partition,
     token: FencingToken,
     committer: Committer,
+    fencing: Arc<Semaphore>,
     /// The tasks that have not ended yet: no second one of a handler begins before.
     running: HashMap<HandlerId, Running>,
     tasks: JoinSet<()>,
@@ -84,7 +88,7 @@ impl Dispatcher {
         loop {
             let handlers = known.borrow_and_update().clone();
             self.end_unwanted(&handlers);
-            self.begin_wanted(&handlers).await;
+            self.begin_wanted(&handlers);
             let rested_at = Instant::now() + PAUSE_AFTER_FAULT;
             tokio::select! {
                 changed = known.changed() => {
@@ -133,53 +137,34 @@ impl Dispatcher {
         }
     }
 
-    async fn begin_wanted(&mut self, handlers: &[Arc<EventHandler>]) {
-        let missing: Vec<&Arc<EventHandler>> = handlers
-            .iter()
-            .filter(|handler| {
-                handler.is_active
-                    && !self.running.contains_key(&handler.id)
-                    && !self.resting.contains(&handler.id)
-            })
-            .collect();
-        if missing.is_empty() {
-            return;
-        }
-        let ids: Vec<HandlerId> = missing.iter().map(|handler| handler.id).collect();
-        let store = &self.handlers.store;
-        let positions = store.fence_handlers(self.partition, &ids, self.token).await;
-        let positions = positions.unwrap_or_else(|error| {
-            let error = &error as &dyn Error;
-            tracing::warn!(partition = %self.partition, error, "handlers wait for the database");
-            HashMap::new()
-        });
-        for handler in missing {
-            match positions.get(&handler.id) {
-                Some(position) => self.begin(handler.clone(), *position),
-                // It is gone, or another server has it: the registry or the lease will say so.
-                None => {
-                    self.resting.insert(handler.id);
-                }
+    fn begin_wanted(&mut self, handlers: &[Arc<EventHandler>]) {
+        for handler in handlers {
+            if handler.is_active
+                && !self.running.contains_key(&handler.id)
+                && !self.resting.contains(&handler.id)
+            {
+                self.begin(handler.clone());
             }
         }
     }
 
-    fn begin(&mut self, handler: Arc<EventHandler>, stored: Position) {
+    /// Begins a handler's task. It takes the checkpoint over by itself: where somebody has locked that, no other handler waits.
+    fn begin(&mut self, handler: Arc<EventHandler>) {
         let (revised, revisions) = watch::channel(handler.revision);
         let stop = CancellationToken::new();
-        let place = Place {
-            endpoint: self.handlers.endpoint(&handler),
+        let start = Start {
             handlers: self.handlers.clone(),
             handler: handler.clone(),
             committer: self.committer.clone(),
+            fencing: self.fencing.clone(),
             partition: self.partition,
             token: self.token,
-            stored,
-            stored_at: Instant::now(),
-            // There may be deliveries from before.
-            next_due: Some(Instant::now()),
         };
-        let run = run_handler(place, revisions);
+        let run = async move {
+            if let Some(place) = start.take_over().await {
+                run_handler(place, revisions).await;
+            }
+        };
         let stopped = stop.clone();
         let task = self.tasks.spawn(async move {
             tokio::select! {
@@ -196,6 +181,52 @@ impl Dispatcher {
                 stop,
             },
         );
+    }
+}
+
+/// What a handler's task begins with.
+struct Start {
+    handlers: Arc<Handlers>,
+    handler: Arc<EventHandler>,
+    committer: Committer,
+    fencing: Arc<Semaphore>,
+    partition: Partition,
+    token: FencingToken,
+}
+
+impl Start {
+    /// Makes the checkpoint that of this runner. None where it is gone, or another server has it (the registry or the lease will
+    /// say so), or the database fails.
+    async fn take_over(self) -> Option<Place> {
+        let fenced = {
+            let _permit = self.fencing.acquire().await;
+            let store = &self.handlers.store;
+            store
+                .fence_handler(self.partition, self.handler.id, self.token)
+                .await
+        };
+        let stored = match fenced {
+            Ok(stored) => stored?,
+            Err(error) => {
+                let error = &error as &dyn Error;
+                let (handler, partition) = (self.handler.name.as_str(), self.partition);
+                tracing::warn!(handler, %partition, error, "a handler waits for the database");
+                return None;
+            }
+        };
+        Some(Place {
+            endpoint: self.handlers.endpoint(&self.handler),
+            _task: self.handlers.tasks.clone(),
+            handlers: self.handlers,
+            handler: self.handler,
+            committer: self.committer,
+            partition: self.partition,
+            token: self.token,
+            stored,
+            stored_at: Instant::now(),
+            // There may be deliveries from before.
+            next_due: Some(Instant::now()),
+        })
     }
 }
 

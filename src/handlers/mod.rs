@@ -37,15 +37,20 @@ use crate::{
         Clock, DeliveryId, Event, EventHandler, EventType, HandlerFunction, HandlerId, HandlerName,
         LastError, Position,
     },
-    store::{NewHandler, SqlFunctions, Store, StoreError},
+    store::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions, Store, StoreError},
     tail::Tail,
 };
 
 /// How often it is looked at what other servers have changed in the registry.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// Calls of functions in SQL that run at a time: each has a connection of its own, and whoever appends needs some, too.
-const SQL_CALLS_AT_A_TIME: usize = 16;
+/// Transactions with calls of a function in SQL that one handler has at a time: one that is slow leaves room for others.
+const SQL_CALLS_OF_A_HANDLER: u32 = 2;
+
+/// About so many bytes of events all tasks of handlers may have in hand, and what one of them has of it at most and at least.
+const BYTES_IN_HAND: usize = 128 << 20;
+const MOST_BYTES_OF_A_TASK: usize = 2 << 20;
+const LEAST_BYTES_OF_A_TASK: usize = 64 << 10;
 
 /// The handlers of a database, sorted by name.
 pub type Registered = Arc<Vec<Arc<EventHandler>>>;
@@ -86,6 +91,8 @@ pub struct Handlers {
     functions: HandlerFunctions,
     webhooks: Webhooks,
     sql_calls: Semaphore,
+    /// Each task has one.
+    tasks: Arc<()>,
     known: watch::Sender<Registered>,
     /// Held while the registry is read, so that what was read first is not told last.
     refreshing: AsyncMutex<()>,
@@ -112,7 +119,8 @@ impl Handlers {
             clock,
             config: config.clone(),
             functions,
-            sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME),
+            sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME as usize),
+            tasks: Arc::default(),
             known: watch::Sender::new(Arc::default()),
             refreshing: AsyncMutex::default(),
             endpoints: Mutex::default(),
@@ -292,6 +300,11 @@ impl Handlers {
         Ok(Some(count))
     }
 
+    /// About so many bytes of events a task may have in hand now: those that are behind read history, each for itself.
+    fn bytes_of_a_task(&self) -> usize {
+        share_of(Arc::strong_count(&self.tasks))
+    }
+
     /// The handlers as they are known, and each change.
     fn known(&self) -> watch::Receiver<Registered> {
         self.known.subscribe()
@@ -305,8 +318,12 @@ impl Handlers {
         {
             return endpoint.clone();
         }
+        let concurrency = match &handler.function {
+            HandlerFunction::Sql(_) => self.config.concurrency.min(SQL_CALLS_OF_A_HANDLER),
+            _ => self.config.concurrency,
+        };
         let endpoint = Endpoint::new(
-            self.config.concurrency,
+            concurrency,
             self.config.retry_delay,
             self.config.longest_delay,
         );
@@ -376,5 +393,24 @@ impl Handlers {
             data = event.data.as_str(),
             "event"
         );
+    }
+}
+
+fn share_of(tasks: usize) -> usize {
+    (BYTES_IN_HAND / tasks.max(1)).clamp(LEAST_BYTES_OF_A_TASK, MOST_BYTES_OF_A_TASK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_tasks_have_less_in_hand_each_and_not_more_together() {
+        assert_eq!(share_of(0), MOST_BYTES_OF_A_TASK);
+        assert_eq!(share_of(1), MOST_BYTES_OF_A_TASK);
+        for tasks in [100, 1_000, 2_000] {
+            assert!(share_of(tasks) * tasks <= BYTES_IN_HAND, "{tasks}");
+        }
+        assert_eq!(share_of(100_000), LEAST_BYTES_OF_A_TASK);
     }
 }

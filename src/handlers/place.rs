@@ -29,6 +29,8 @@ pub(super) struct Place {
     pub(super) handlers: Arc<Handlers>,
     pub(super) handler: Arc<EventHandler>,
     pub(super) endpoint: Arc<Endpoint>,
+    /// It is one of the tasks among which memory is divided.
+    pub(super) _task: Arc<()>,
     pub(super) committer: Committer,
     pub(super) partition: Partition,
     pub(super) token: FencingToken,

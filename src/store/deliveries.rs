@@ -178,56 +178,61 @@ impl Store {
 
     /// Puts dead deliveries of a handler back in line: all, or those with these ids. Answers how many.
     ///
+    /// Each partition is a transaction of its own: one that has to wait for what runs in another would hold up this one's.
+    ///
     /// # Errors
-    /// When the database fails; then nothing was done, unless the outcome is unknown.
+    /// When the database fails: the same again does what was not done.
     pub async fn retry_dead(
         &self,
         handler: HandlerId,
         ids: Option<&[DeliveryId]>,
     ) -> Result<u64, StoreError> {
-        let partitions = || self.partitions.iter().map(Partition::number);
         let build =
             |update: &sea_orm::sea_query::UpdateStatement| self.backend.dialect().build(update);
-        let mut line_up = Query::update();
-        line_up
-            .table(Entity)
-            .value(Column::Status, DeliveryStatus::Waiting.as_str())
-            .value(Column::Attempts, 0)
-            .value(Column::UpdatedAt, self.now())
-            .and_where(Expr::col(Column::PartitionNo).is_in(partitions()))
-            .and_where(Expr::col(Column::HandlerId).eq(handler.0))
-            .and_where(Expr::col(Column::Status).eq(DeliveryStatus::Dead.as_str()));
-        if let Some(ids) = ids {
-            let of = self
-                .backend
-                .uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0));
-            line_up.and_where(of);
+        let mut count = 0;
+        for partition in self.partitions.iter() {
+            let mut line_up = Query::update();
+            line_up
+                .table(Entity)
+                .value(Column::Status, DeliveryStatus::Waiting.as_str())
+                .value(Column::Attempts, 0)
+                .value(Column::UpdatedAt, self.now())
+                .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+                .and_where(Expr::col(Column::HandlerId).eq(handler.0))
+                .and_where(Expr::col(Column::Status).eq(DeliveryStatus::Dead.as_str()));
+            if let Some(ids) = ids {
+                let of = self
+                    .backend
+                    .uuid_in(Expr::col(Column::Id), &mut ids.iter().map(|id| id.0));
+                line_up.and_where(of);
+            }
+            let mut promote = Query::update();
+            promote
+                .table(Entity)
+                .value(Column::Status, DeliveryStatus::Retrying.as_str())
+                .value(Column::NextAttemptAt, self.now())
+                .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+                .and_where(Expr::col(Column::HandlerId).eq(handler.0))
+                .and_where(Expr::col(Column::Status).eq(DeliveryStatus::Waiting.as_str()))
+                .and_where(Expr::cust(
+                    "NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.partition_no = deliveries.partition_no \
+                     AND o.handler_id = deliveries.handler_id AND o.aggregate_id = deliveries.aggregate_id \
+                     AND (o.status = 'RETRYING' OR o.status = 'WAITING' AND o.event_position < deliveries.event_position))",
+                ));
+            let statements = vec![
+                self.lock_handler(partition, handler),
+                build(&line_up),
+                build(&promote),
+                self.revise_handler(handler),
+            ];
+            let written = self.backend.write_all(statements).await?;
+            count += written.get(1).map_or(0, |written| written.affected);
         }
-        let mut promote = Query::update();
-        promote
-            .table(Entity)
-            .value(Column::Status, DeliveryStatus::Retrying.as_str())
-            .value(Column::NextAttemptAt, self.now())
-            .and_where(Expr::col(Column::PartitionNo).is_in(partitions()))
-            .and_where(Expr::col(Column::HandlerId).eq(handler.0))
-            .and_where(Expr::col(Column::Status).eq(DeliveryStatus::Waiting.as_str()))
-            .and_where(Expr::cust(
-                "NOT EXISTS (SELECT 1 FROM deliveries o WHERE o.partition_no = deliveries.partition_no \
-                 AND o.handler_id = deliveries.handler_id AND o.aggregate_id = deliveries.aggregate_id \
-                 AND (o.status = 'RETRYING' OR o.status = 'WAITING' AND o.event_position < deliveries.event_position))",
-            ));
-        let statements = vec![
-            self.lock_handler(handler),
-            build(&line_up),
-            build(&promote),
-            self.revise_handler(handler),
-        ];
-        let written = self.backend.write_all(statements).await?;
-        Ok(written.get(1).map_or(0, |written| written.affected))
+        Ok(count)
     }
 
-    /// Stores that an event that was given to a handler again has failed, unless a delivery of it is stored. Answers what is
-    /// stored.
+    /// Stores that an event that was given to a handler again has failed, unless a delivery of it is stored, or the handler has
+    /// not come to it by itself yet. Where another one of its aggregate is under way it waits. Answers what is stored.
     ///
     /// # Errors
     /// When the database fails; then nothing was done, unless the outcome is unknown.
@@ -240,12 +245,16 @@ impl Store {
         delay: Duration,
     ) -> Result<Option<Delivery>, StoreError> {
         let sql = "INSERT INTO deliveries (partition_no, id, handler_id, event_position, aggregate_id, status, attempts, \
-                   last_error, next_attempt_at, updated_at) SELECT $1, $2, $3, $4, $5, 'RETRYING', 1, $6, $7, $8 \
-                   WHERE EXISTS (SELECT 1 FROM event_handlers h WHERE h.id = $3) AND NOT EXISTS ( \
-                   SELECT 1 FROM deliveries d WHERE d.partition_no = $1 AND d.handler_id = $3 AND d.aggregate_id = $5 \
-                   AND d.event_position = $4)";
+                   last_error, next_attempt_at, updated_at) \
+                   SELECT $1, $2, $3, $4, $5, CASE WHEN u.is_busy THEN 'WAITING' ELSE 'RETRYING' END, 1, $6, \
+                   CASE WHEN u.is_busy THEN NULL ELSE $7 END, $8 FROM (SELECT EXISTS (SELECT 1 FROM deliveries d \
+                   WHERE d.partition_no = $1 AND d.handler_id = $3 AND d.aggregate_id = $5 AND d.status = 'RETRYING') \
+                   AS is_busy) u \
+                   WHERE EXISTS (SELECT 1 FROM checkpoints c WHERE c.partition_no = $1 AND c.name = $9 AND c.position >= $4) \
+                   AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.partition_no = $1 AND d.handler_id = $3 \
+                   AND d.aggregate_id = $5 AND d.event_position = $4)";
         let now = self.clock.now();
-        let values: [Value; 8] = [
+        let values: [Value; 9] = [
             event.partition.number().into(),
             id.0.into(),
             handler.0.into(),
@@ -254,9 +263,10 @@ impl Store {
             error.as_str().into(),
             now.after(delay).to_utc().into(),
             now.to_utc().into(),
+            handler.checkpoint_name().into(),
         ];
         let statements = vec![
-            self.lock_handler(handler),
+            self.lock_handler(event.partition, handler),
             self.statement(sql, values),
             self.revise_handler(handler),
         ];
@@ -276,17 +286,11 @@ impl Store {
 
     /// Whoever changes deliveries of a handler has locked its checkpoint: otherwise two of them might each leave what comes next
     /// to the other.
-    fn lock_handler(&self, handler: HandlerId) -> sea_orm::Statement {
-        let partitions: Vec<String> = self
-            .partitions
-            .iter()
-            .map(|partition| partition.number().to_string())
-            .collect();
-        let sql = format!(
-            "UPDATE checkpoints SET position = position WHERE partition_no IN ({}) AND name = $1",
-            partitions.join(", ")
-        );
-        self.statement(&sql, [handler.checkpoint_name().into()])
+    fn lock_handler(&self, partition: Partition, handler: HandlerId) -> sea_orm::Statement {
+        let sql =
+            "UPDATE checkpoints SET position = position WHERE partition_no = $1 AND name = $2";
+        let name = handler.checkpoint_name();
+        self.statement(sql, [partition.number().into(), name.into()])
     }
 
     /// Tells the handler's dispatchers that there is something new.

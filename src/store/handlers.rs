@@ -11,12 +11,15 @@ use sea_orm::{
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{
     EventHandler, EventType, FencingToken, FunctionName, HandlerFunction, HandlerId, HandlerName,
-    HandlerStep, LastError, Partition, Position, SavedStep, SqlFunctionName, SqlRun, SqlRunOutcome,
-    Timestamp,
+    HandlerStep, LastError, Partition, Position, SqlFunctionName, SqlRun, SqlRunOutcome,
+    StepOutcome, Timestamp,
 };
 
 /// The most handlers that are read: far more than anybody has, and far less than memory.
 const MOST_HANDLERS: u64 = 10_000;
+
+/// Calls of functions in SQL that run at a time: each has a connection of its own.
+pub const SQL_CALLS_AT_A_TIME: u32 = 16;
 
 /// Whether a database has a function in SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +122,10 @@ impl Store {
             )
             .to_owned();
         let mut statements = vec![self.backend.dialect().build(&insert)];
+        // One that somebody has begun to remove gets back what is missing.
+        let known = self.event_handlers().await?;
+        let known = known.iter().find(|known| known.name == handler.name);
+        let id = known.map_or(handler.id, |known| known.id);
         for partition in self.partitions.iter() {
             let start = handler
                 .start
@@ -126,12 +133,13 @@ impl Store {
                 .map(|start| start[partition.index()].0);
             let sql = "INSERT INTO checkpoints (partition_no, name, position, fence) \
                        SELECT $1, $2, COALESCE($3, (SELECT MAX(e.position) FROM events e WHERE e.partition_no = $1), 0), 0 \
-                       WHERE EXISTS (SELECT 1 FROM event_handlers h WHERE h.id = $4)";
+                       WHERE EXISTS (SELECT 1 FROM event_handlers h WHERE h.id = $4) AND NOT EXISTS ( \
+                       SELECT 1 FROM checkpoints c WHERE c.partition_no = $1 AND c.name = $2)";
             let values: [Value; 4] = [
                 partition.number().into(),
-                handler.id.checkpoint_name().into(),
+                id.checkpoint_name().into(),
                 start.into(),
-                handler.id.0.into(),
+                id.0.into(),
             ];
             statements.push(self.statement(sql, values));
         }
@@ -171,67 +179,51 @@ impl Store {
 
     /// Removes a handler with its checkpoints and deliveries. False where there is none of that name.
     ///
+    /// Each partition is a transaction of its own: one that has to wait for what runs in another would hold up this one's.
+    ///
     /// # Errors
-    /// When the database fails; then nothing was done, unless the outcome is unknown.
+    /// When the database fails: what is left is there until somebody removes the handler again.
     pub async fn remove_handler(&self, handler: &EventHandler) -> Result<bool, StoreError> {
-        // The checkpoints come first: whoever writes deliveries has locked one.
-        let mut statements = Vec::new();
         for partition in self.partitions.iter() {
-            let sql = "DELETE FROM checkpoints WHERE partition_no = $1 AND name = $2";
+            // The checkpoint comes first: whoever writes deliveries has locked it.
+            let checkpoint = "DELETE FROM checkpoints WHERE partition_no = $1 AND name = $2";
+            let deliveries = "DELETE FROM deliveries WHERE partition_no = $1 AND handler_id = $2";
+            let number: Value = partition.number().into();
             let name = handler.id.checkpoint_name();
-            statements.push(self.statement(sql, [partition.number().into(), name.into()]));
-        }
-        for partition in self.partitions.iter() {
-            let sql = "DELETE FROM deliveries WHERE partition_no = $1 AND handler_id = $2";
-            let values: [Value; 2] = [partition.number().into(), handler.id.0.into()];
-            statements.push(self.statement(sql, values));
+            let statements = vec![
+                self.statement(checkpoint, [number.clone(), name.into()]),
+                self.statement(deliveries, [number, handler.id.0.into()]),
+            ];
+            self.backend.write_all(statements).await?;
         }
         let sql = "DELETE FROM event_handlers WHERE id = $1";
-        statements.push(self.statement(sql, [handler.id.0.into()]));
-        let written = self.backend.write_all(statements).await?;
+        let delete = self.statement(sql, [handler.id.0.into()]);
+        let written = self.backend.write_all(vec![delete]).await?;
         Ok(written.last().is_some_and(|written| written.affected > 0))
     }
 
-    /// Makes the checkpoints of handlers in a partition those of the runner with this token, and says where they are. Those that
-    /// are missing in the answer are gone, or a newer runner has them.
+    /// Makes the checkpoint of a handler in a partition that of the runner with this token, and says where it is; none where it is
+    /// gone, or a newer runner has it.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn fence_handlers(
+    pub async fn fence_handler(
         &self,
         partition: Partition,
-        ids: &[HandlerId],
+        id: HandlerId,
         token: FencingToken,
-    ) -> Result<HashMap<HandlerId, Position>, StoreError> {
-        let mut positions = HashMap::with_capacity(ids.len());
-        for chunk in ids.chunks(super::events::KEYS_A_STATEMENT) {
-            let names: HashMap<String, HandlerId> =
-                chunk.iter().map(|id| (id.checkpoint_name(), *id)).collect();
-            let mut sorted: Vec<&String> = names.keys().collect();
-            sorted.sort();
-            // One by one in the order of their names, as all who lock several of them.
-            let fence = |name: &&String| {
-                let sql = "UPDATE checkpoints SET fence = $3 WHERE partition_no = $1 AND name = $2 AND fence <= $3 \
-                           RETURNING name, position";
-                let values: [Value; 3] = [
-                    partition.number().into(),
-                    name.as_str().into(),
-                    token.0.into(),
-                ];
-                self.statement(sql, values)
-            };
-            let statements = sorted.iter().map(fence).collect();
-            for written in self.backend.write_all(statements).await? {
-                for row in &written.rows {
-                    let mut row = Row::of(row);
-                    let name: String = row.next()?;
-                    if let Some(id) = names.get(&name) {
-                        positions.insert(*id, Position(row.next()?));
-                    }
-                }
-            }
-        }
-        Ok(positions)
+    ) -> Result<Option<Position>, StoreError> {
+        let sql = "UPDATE checkpoints SET fence = $3 WHERE partition_no = $1 AND name = $2 AND fence <= $3 \
+                   RETURNING position";
+        let values: [Value; 3] = [
+            partition.number().into(),
+            id.checkpoint_name().into(),
+            token.0.into(),
+        ];
+        let fence = self.statement(sql, values);
+        let written = self.backend.write_all(vec![fence]).await?;
+        let row = written.first().and_then(|written| written.rows.first());
+        row.map(|row| Row::of(row).next().map(Position)).transpose()
     }
 
     /// How many events of the log handlers have still to look at.
@@ -284,7 +276,7 @@ impl Store {
         partition: Partition,
         token: FencingToken,
         steps: &[HandlerStep],
-    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+    ) -> Result<Vec<StepOutcome>, StoreError> {
         self.backend
             .save_handler_steps(partition, token, steps, self.clock.now())
             .await

@@ -39,7 +39,7 @@ pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use figures::{CheckpointPlace, Connections, DeliveryCount};
 pub use giving_way::GivingWay;
-pub use handlers::{NewHandler, SqlFunctions};
+pub use handlers::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions};
 pub use heads::Heads;
 pub use leases::LeaseGrant;
 pub use pages::{EventPage, EventPageOutcome};

@@ -26,6 +26,7 @@ pub struct PartitionFollower {
     heads: watch::Receiver<Vec<Position>>,
     partition: Partition,
     after: Position,
+    page_bytes: usize,
 }
 
 impl PartitionFollower {
@@ -40,7 +41,13 @@ impl PartitionFollower {
             heads,
             partition,
             after,
+            page_bytes: PAGE_BYTES,
         }
+    }
+
+    /// Reads history in pages of about so many bytes, one event at least: what is read for one follower is not shared with others.
+    pub fn read_pages_of(&mut self, bytes: usize) {
+        self.page_bytes = bytes.min(PAGE_BYTES);
     }
 
     /// Goes on behind this position, which may lie before what was given already.
@@ -96,7 +103,7 @@ impl PartitionFollower {
             filter: &EventFilter::default(),
             order: Order::OldestFirst,
             limit: PAGE_ROWS.min(most) as u64,
-            max_bytes: Some(PAGE_BYTES),
+            max_bytes: Some(self.page_bytes),
         };
         let events = self.tail.store.scan_events(&scan).await?;
         Ok(events.into_iter().map(Arc::new).collect())

@@ -35,6 +35,8 @@ pub(super) struct Taken<'k, DB: Database> {
     kept: &'k Kept<DB>,
     /// None once it is given back, or of no more use.
     connection: Option<PoolConnection<DB>>,
+    /// Whether it is dropped, and not looked after, where it is not given back.
+    is_only_once: bool,
     _place: SemaphorePermit<'k>,
 }
 
@@ -62,6 +64,7 @@ impl<DB: Database> Kept<DB> {
         let mut taken = Taken {
             kept: self,
             connection: None,
+            is_only_once: false,
             _place: place,
         };
         // For all of them together: where one is silent, those that were not used for longer are, too.
@@ -123,6 +126,12 @@ impl<DB: Database> Taken<'_, DB> {
         }
     }
 
+    /// Makes it a connection that nobody uses again unless it is given back.
+    pub(super) fn only_once(mut self) -> Self {
+        self.is_only_once = true;
+        self
+    }
+
     /// Drops a connection that does not answer, without a word to the other side.
     pub(super) fn discard(mut self) {
         self.detach();
@@ -140,7 +149,9 @@ impl<DB: Database> Taken<'_, DB> {
 
 impl<DB: Database> Drop for Taken<'_, DB> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if self.is_only_once {
+            self.detach();
+        } else if let Some(connection) = self.connection.take() {
             tokio::spawn(look_after(connection, self.kept.acquire_timeout));
         }
     }

@@ -23,8 +23,8 @@ use crate::{
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
-        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
-        SqlRun, SqlRunOutcome, Timestamp,
+        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SqlFunctionName, SqlRun,
+        SqlRunOutcome, StepOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
 };
@@ -209,7 +209,7 @@ pub(super) trait Backend: Send + Sync {
         token: FencingToken,
         steps: &[HandlerStep],
         now: Timestamp,
-    ) -> Result<Vec<Option<SavedStep>>, StoreError>;
+    ) -> Result<Vec<StepOutcome>, StoreError>;
 
     /// See [`super::Store::run_sql_handler`].
     async fn run_sql_handler(

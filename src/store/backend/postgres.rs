@@ -36,13 +36,16 @@ use crate::{
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
-        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
-        SqlRun, SqlRunOutcome, Timestamp,
+        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SqlFunctionName, SqlRun,
+        SqlRunOutcome, StepOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-        read_models::ExternalWrite, rows,
+        Connections, LeaseGrant, OpenError, StoreError,
+        bounded::Part,
+        handlers::{SQL_CALLS_AT_A_TIME, SqlFunctions},
+        read_models::ExternalWrite,
+        rows,
     },
 };
 
@@ -64,14 +67,16 @@ const IDLE_IN_TRANSACTION_OF_LEASE: f64 = 0.8;
 const IDLE_WHILE_MIGRATING: Duration = Duration::from_secs(30);
 /// Renewing leases must not wait for what writes.
 const LEASE_CONNECTIONS: u32 = 2;
-/// Each of 16 partitions writes to two logs at a time, some appends go over several partitions, and handlers call functions.
-const MAX_WRITERS: u32 = 56;
+/// Each of 16 partitions writes to two logs at a time, and some appends go over several partitions.
+const MAX_WRITERS: u32 = 40;
 
 pub(super) struct Postgres {
     readers: Arc<Kept<sqlx::Postgres>>,
     writers: Kept<sqlx::Postgres>,
     /// For leases alone.
     leases: Kept<sqlx::Postgres>,
+    /// For functions in SQL, which may leave something behind in their session, and take long.
+    callers: Kept<sqlx::Postgres>,
     lock_timeout: Duration,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
@@ -127,6 +132,8 @@ impl Postgres {
         let writers = kept(&lazy(write_timeout, MAX_WRITERS).await?, MAX_WRITERS);
         let leases = lazy(write_timeout, LEASE_CONNECTIONS).await?;
         let leases = kept(&leases, LEASE_CONNECTIONS);
+        let callers = lazy(write_timeout, SQL_CALLS_AT_A_TIME).await?;
+        let callers = kept(&callers, SQL_CALLS_AT_A_TIME);
         let readers = Arc::new(kept(&pool, config.max_connections));
         let listener = lazy(Duration::ZERO, 1).await?;
         let doorbell = Arc::new(doorbell::PostgresDoorbell::new(readers.clone(), listener));
@@ -134,6 +141,7 @@ impl Postgres {
             readers,
             writers,
             leases,
+            callers,
             lock_timeout: config.lock_timeout,
             migrator,
             doorbell,
@@ -146,6 +154,25 @@ impl Postgres {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.write_by(&self.writers, work).await
+    }
+
+    /// Runs what calls functions in SQL. What they have left in the session is taken away before somebody else has it; a
+    /// connection whose work failed, or was given up, is of no more use.
+    async fn call<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut taken = self.callers.take().await.map_err(not_acquired)?.only_once();
+        let limit = self.lock_timeout + WRITE_TIMEOUT + GRACE;
+        let Ok(outcome) = timeout(limit, work(taken.connection())).await else {
+            return Err(silent());
+        };
+        if outcome.is_ok()
+            && let Ok(Ok(())) = timeout(GRACE, handlers::reset(taken.connection())).await
+        {
+            taken.give_back();
+        }
+        outcome
     }
 
     /// Runs what writes. A connection whose work failed is looked after by the driver's pool, which rolls back at once.
@@ -379,6 +406,7 @@ impl Backend for Postgres {
     async fn close(&self) {
         self.writers.close().await;
         self.leases.close().await;
+        self.callers.close().await;
         self.readers.close().await;
     }
 
@@ -627,6 +655,7 @@ impl Backend for Postgres {
             self.readers.count("read"),
             self.writers.count("write"),
             self.leases.count("lease"),
+            self.callers.count("call"),
         ]
     }
 
@@ -645,7 +674,7 @@ impl Backend for Postgres {
         token: FencingToken,
         steps: &[HandlerStep],
         _now: Timestamp,
-    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+    ) -> Result<Vec<StepOutcome>, StoreError> {
         self.write(async |connection| {
             handlers::save_steps(connection, partition, token, steps).await
         })
@@ -657,7 +686,7 @@ impl Backend for Postgres {
         partition: Partition,
         run: &SqlRun<'_>,
     ) -> Result<Option<SqlRunOutcome>, StoreError> {
-        self.write(async |connection| handlers::run_sql(connection, partition, run).await)
+        self.call(async |connection| handlers::run_sql(connection, partition, run).await)
             .await
     }
 
@@ -667,7 +696,7 @@ impl Backend for Postgres {
         event: &Event,
         time_out: Duration,
     ) -> Result<Result<(), LastError>, StoreError> {
-        self.write(async |connection| {
+        self.call(async |connection| {
             handlers::call_sql(connection, function, event, time_out).await
         })
         .await

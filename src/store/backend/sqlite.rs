@@ -37,8 +37,8 @@ use crate::{
     domain::{
         Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
-        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
-        SqlRun, SqlRunOutcome, Timestamp,
+        Partition, Position, Projected, RebuildOutcome, SaveOutcome, SqlFunctionName, SqlRun,
+        SqlRunOutcome, StepOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
@@ -595,7 +595,7 @@ impl Backend for Sqlite {
         token: FencingToken,
         steps: &[HandlerStep],
         now: Timestamp,
-    ) -> Result<Vec<Option<SavedStep>>, StoreError> {
+    ) -> Result<Vec<StepOutcome>, StoreError> {
         self.write(async |connection| {
             let saved = handlers::save_steps(connection, partition, token, steps, now).await?;
             Ok((saved, End::Commit))

@@ -49,7 +49,7 @@ fn quick(config: &mut Config) {
 }
 
 impl Contract {
-    async fn quick(self, configure: impl FnOnce(&mut Config)) -> Self {
+    pub async fn quick(self, configure: impl FnOnce(&mut Config)) -> Self {
         self.restarted(None, |config| {
             quick(config);
             configure(config);
@@ -58,14 +58,14 @@ impl Contract {
     }
 
     /// Appends events to aggregates, one to each after another, so many times.
-    async fn append_rounds(&self, aggregates: &[Uuid], rounds: usize) {
+    pub async fn append_rounds(&self, aggregates: &[Uuid], rounds: usize) {
         for _ in 0..rounds {
             let events: Vec<Value> = aggregates.iter().map(|id| event(*id)).collect();
             self.append_all(json!(events)).await;
         }
     }
 
-    async fn process_event(&self, id: &Value) -> Value {
+    pub async fn process_event(&self, id: &Value) -> Value {
         let query = "mutation($input: ProcessEventInput!) { processEvent(input: $input) { processed deliveries { \
                      status attempts lastError handler { name } event { id } } } }";
         self.ask(query, json!({ "input": { "eventId": id } })).await["processEvent"].take()
@@ -80,7 +80,7 @@ impl Contract {
 }
 
 /// Waits until something holds.
-async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let started = std::time::Instant::now();
     loop {
         if let Some(found) = check().await {

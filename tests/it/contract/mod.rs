@@ -51,6 +51,7 @@ mod read_model_changes;
 mod read_models;
 mod rebuilds;
 mod server;
+mod slow_handlers;
 mod state;
 mod streams;
 mod subscriptions;

@@ -5,14 +5,35 @@
 --   p_delivery_id, p_is_new, p_attempts  the delivery that is stored for it; a new id where there is none yet
 --   p_position                           the event's position
 -- p_delay_ms has the pause after the first attempt that failed, the second one and so on; behind its end a delivery is DEAD.
--- Where a call fails, only what it did is undone, and its delivery is stored; later events of its aggregate wait. The calls
--- end after p_most_failures that fail in a row, and where a call was cancelled (statement_timeout): the checkpoint goes as far
--- as events were looked at, and to p_to where all were.
+-- Where a call fails, only what it did is undone, and its delivery is stored; later events of its aggregate wait. A delivery
+-- that is not as it was when it was read is left alone.
+--
+-- The calls end after p_most_failures that fail in a row, and no call begins later than p_most_ms after the first one. One that
+-- was cancelled (statement_timeout) ends them too: the first one has failed then; another one was not tried, for the time was
+-- not its own alone. The checkpoint goes as far as events were looked at, and to p_to where all were.
+--
+-- Constraints that are deferred are checked at the end of each call: at the commit nobody could say which one broke them. And
+-- what a call changes of the session's settings, which this function depends on, makes it fail.
 --
 -- Returns one row: reached (NULL where the checkpoint is not at p_from or has another fence: then nothing was done),
 -- next_due_ms as tidings_save_handler_steps does, and for each call that was made its error, NULL where it succeeded.
 --
--- The name is looked up in the catalog, and quoted; nothing that a client sends becomes SQL text.
+-- The name is looked up in the catalog, and quoted; nothing that a client sends becomes SQL text. Settings for the look-ups are
+-- those of the functions that are called for them: here they would be the handler's, too.
+
+-- An earlier form of the function did not take p_most_ms.
+DO $$
+BEGIN
+    IF to_regprocedure(
+        'tidings_run_sql_handler(smallint,bigint,uuid,bigint,bigint,text,text,uuid[],boolean[],bigint[],int[],bigint[],int)'
+    ) IS NOT NULL THEN
+        DROP FUNCTION tidings_run_sql_handler(
+            smallint, bigint, uuid, bigint, bigint, text, text, uuid[], boolean[], bigint[], int[], bigint[], int
+        );
+    END IF;
+END;
+$$;
+
 CREATE OR REPLACE FUNCTION tidings_run_sql_handler(
     p_partition_no smallint,
     p_fence bigint,
@@ -26,20 +47,23 @@ CREATE OR REPLACE FUNCTION tidings_run_sql_handler(
     p_position bigint[],
     p_attempts int[],
     p_delay_ms bigint[],
-    p_most_failures int
+    p_most_failures int,
+    p_most_ms bigint
 )
 RETURNS TABLE (reached bigint, next_due_ms bigint, errors text[])
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
+    v_settings CONSTANT text := current_user || ' ' || current_setting('search_path');
     v_call text;
+    v_deferred text;
     v_has_deliveries boolean;
     v_failed uuid[] := '{}';
     v_touched uuid[] := '{}';
     v_errors text[] := '{}';
     v_error text;
     v_reached bigint := p_to;
-    v_next_due_ms bigint;
+    v_ends_at timestamptz;
     v_failures int := 0;
     v_cancelled boolean := false;
     v_attempts int;
@@ -60,10 +84,20 @@ BEGIN
     WHERE p.proname = p_function AND p.prokind = 'f' AND p.proargtypes = '2950 2950 3802'::oidvector
           AND CASE WHEN p_schema IS NULL THEN pg_catalog.pg_function_is_visible(p.oid) ELSE n.nspname = p_schema END;
 
-    v_has_deliveries := EXISTS (
-        SELECT FROM deliveries d
-        WHERE d.partition_no = p_partition_no AND d.handler_id = p_handler_id AND d.status IN ('RETRYING', 'WAITING')
-    );
+    -- The constraints that are deferred unless somebody says otherwise: the next call is to find them so again.
+    SELECT 'SET CONSTRAINTS ' || string_agg(format('%I.%I', k.nspname, k.conname), ', ') || ' DEFERRED' INTO v_deferred
+    FROM (
+        SELECT n.nspname, c.conname
+        FROM pg_catalog.pg_constraint c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+        WHERE NOT pg_catalog.pg_is_other_temp_schema(n.oid) AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+        GROUP BY n.nspname, c.conname
+        -- Of a name that is also that of another kind of constraint none can be deferred.
+        HAVING bool_or(c.condeferred) AND bool_and(c.condeferrable)
+    ) k;
+
+    v_has_deliveries := tidings_next_delivery_ms(p_partition_no, p_handler_id) IS NOT NULL;
+    v_ends_at := clock_timestamp() + p_most_ms * INTERVAL '1 millisecond';
 
     FOR v_ord IN 1 .. cardinality(p_position) LOOP
         SELECT e.id, e.aggregate_id, e.event_data INTO STRICT v_event
@@ -72,11 +106,7 @@ BEGIN
 
         IF p_is_new[v_ord] AND (
             v_event.aggregate_id = ANY (v_failed)
-            OR v_has_deliveries AND EXISTS (
-                SELECT FROM deliveries d
-                WHERE d.partition_no = p_partition_no AND d.handler_id = p_handler_id
-                      AND d.aggregate_id = v_event.aggregate_id AND d.status IN ('RETRYING', 'WAITING')
-            )
+            OR v_has_deliveries AND tidings_is_held_back(p_partition_no, p_handler_id, v_event.aggregate_id)
         ) THEN
             INSERT INTO deliveries (
                 partition_no, id, handler_id, event_position, aggregate_id, status, attempts, updated_at
@@ -89,12 +119,31 @@ BEGIN
             CONTINUE;
         END IF;
 
+        IF NOT p_is_new[v_ord] THEN
+            PERFORM FROM deliveries d
+            WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord] AND d.status = 'RETRYING'
+                  AND d.attempts = p_attempts[v_ord];
+            CONTINUE WHEN NOT FOUND;
+        END IF;
+
+        IF cardinality(v_errors) > 0 AND clock_timestamp() > v_ends_at THEN
+            v_reached := CASE WHEN p_to = p_from THEN p_from ELSE p_position[v_ord] - 1 END;
+            EXIT;
+        END IF;
+
         v_error := NULL;
         BEGIN
             IF v_call IS NULL THEN
                 RAISE EXCEPTION 'there is no function %(uuid, uuid, jsonb) any more', p_function;
             END IF;
             EXECUTE v_call USING v_event.id, v_event.aggregate_id, v_event.event_data;
+            SET CONSTRAINTS ALL IMMEDIATE;
+            IF v_deferred IS NOT NULL THEN
+                EXECUTE v_deferred;
+            END IF;
+            IF current_user || ' ' || current_setting('search_path') <> v_settings THEN
+                RAISE EXCEPTION 'the function has changed the role or the search_path: it has to leave both as they are';
+            END IF;
         EXCEPTION
             WHEN query_canceled THEN
                 v_error := 'it took too long';
@@ -102,6 +151,10 @@ BEGIN
             WHEN assert_failure OR OTHERS THEN
                 v_error := SQLERRM;
         END;
+        IF v_cancelled AND cardinality(v_errors) > 0 THEN
+            v_reached := CASE WHEN p_to = p_from THEN p_from ELSE p_position[v_ord] - 1 END;
+            EXIT;
+        END IF;
         v_errors := v_errors || ARRAY[v_error];
 
         IF v_error IS NULL THEN
@@ -155,13 +208,6 @@ BEGIN
         );
     END IF;
 
-    SELECT greatest(0, ceil(extract(epoch FROM d.next_attempt_at - clock_timestamp()) * 1000))::bigint
-    INTO v_next_due_ms
-    FROM deliveries d
-    WHERE d.partition_no = p_partition_no AND d.handler_id = p_handler_id AND d.status = 'RETRYING'
-    ORDER BY d.next_attempt_at
-    LIMIT 1;
-
-    RETURN QUERY SELECT v_reached, v_next_due_ms, v_errors;
+    RETURN QUERY SELECT v_reached, tidings_next_delivery_ms(p_partition_no, p_handler_id), v_errors;
 END;
 $$;

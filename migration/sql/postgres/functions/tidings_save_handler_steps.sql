@@ -6,14 +6,35 @@
 --   p_step …                      one element a delivery; p_step is the place of its handler, from 1
 --   p_entry_step …                one element an entry; the delivery of an entry is what it is stored as where its stream has
 --                                 another entry of its id, and what goes where it is there already
--- A delivery that is DELIVERED goes. No stream may get the same event id twice.
+-- What is written of deliveries follows tidings_write_deliveries; p_entry_attempts is how often one was tried before. No stream
+-- may get the same event id twice, and no handler may come twice.
+--
+-- The locks of the streams' partitions come first, in ascending order, and then nothing is waited for: a checkpoint that
+-- somebody has locked, for as long as a function in SQL may take, is left out. So whoever appends waits for no handler.
 --
 -- Returns one row:
---   saved        for each handler, whether its part is stored
+--   saved        for each handler, whether its part is stored; NULL where its checkpoint is locked by somebody else: then it may
+--                be tried again
 --   next_due_ms  for each handler that wrote deliveries, in which time its next one is due; NULL where none is
 --   entry_…      for each entry, what tidings_append_entries says of it; NULL where it was not made
 --
 -- Its settings follow tidings_append_events, which says why.
+
+-- An earlier form of the function did not take p_entry_attempts.
+DO $$
+BEGIN
+    IF to_regprocedure(
+        'tidings_save_handler_steps(smallint,bigint,uuid[],bigint[],bigint[],int[],uuid[],boolean[],bigint[],uuid[],text[],'
+        'int[],text[],bigint[],int[],smallint[],text[],uuid[],text[],text[],uuid[],boolean[],bigint[],uuid[],text[])'
+    ) IS NOT NULL THEN
+        DROP FUNCTION tidings_save_handler_steps(
+            smallint, bigint, uuid[], bigint[], bigint[], int[], uuid[], boolean[], bigint[], uuid[], text[], int[], text[],
+            bigint[], int[], smallint[], text[], uuid[], text[], text[], uuid[], boolean[], bigint[], uuid[], text[]
+        );
+    END IF;
+END;
+$$;
+
 CREATE OR REPLACE FUNCTION tidings_save_handler_steps(
     p_partition_no smallint,
     p_fence bigint,
@@ -39,6 +60,7 @@ CREATE OR REPLACE FUNCTION tidings_save_handler_steps(
     p_entry_is_new boolean[],
     p_entry_position bigint[],
     p_entry_aggregate_id uuid[],
+    p_entry_attempts int[],
     p_entry_error text[]
 )
 RETURNS TABLE (
@@ -66,6 +88,7 @@ DECLARE
     v_created_at timestamptz[] := array_fill(NULL::timestamptz, ARRAY[v_entries]);
     v_stream_partition_no smallint;
     v_places int[];
+    v_kept int[];
     v_found record;
 BEGIN
     IF v_entries > 0 THEN
@@ -82,9 +105,21 @@ BEGIN
           ON c.partition_no = p_partition_no AND c.name = 'handler:' || s.handler_id::text
              AND c.position = s.from_position AND c.fence = p_fence
         ORDER BY c.name
-        FOR UPDATE OF c
+        FOR UPDATE OF c SKIP LOCKED
     LOOP
         v_saved[v_found.ord] := true;
+    END LOOP;
+
+    -- Those that are where they were are only locked.
+    FOR v_found IN
+        SELECT s.ord
+        FROM unnest(p_handler_id, p_from) WITH ORDINALITY AS s(handler_id, from_position, ord)
+        JOIN checkpoints c
+          ON c.partition_no = p_partition_no AND c.name = 'handler:' || s.handler_id::text
+             AND c.position = s.from_position AND c.fence = p_fence
+        WHERE NOT v_saved[s.ord]
+    LOOP
+        v_saved[v_found.ord] := NULL;
     END LOOP;
 
     UPDATE checkpoints c
@@ -128,54 +163,34 @@ BEGIN
         p_position := p_position || p_entry_position[v_ord];
         p_aggregate_id := p_aggregate_id || p_entry_aggregate_id[v_ord];
         p_status := p_status || CASE WHEN v_outcome[v_ord] = 'id_reused' THEN 'DEAD' ELSE 'DELIVERED' END;
-        p_attempts := p_attempts || 1;
+        p_attempts := p_attempts || p_entry_attempts[v_ord] + (v_outcome[v_ord] = 'id_reused')::int;
         p_last_error := p_last_error || p_entry_error[v_ord];
         p_delay_ms := p_delay_ms || NULL::bigint;
     END LOOP;
 
     IF cardinality(p_step) > 0 THEN
-        DELETE FROM deliveries d
-        USING generate_series(1, cardinality(p_step)) AS b(ord)
-        WHERE p_status[b.ord] = 'DELIVERED' AND NOT p_is_new[b.ord] AND v_saved[p_step[b.ord]]
-              AND d.partition_no = p_partition_no AND d.id = p_delivery_id[b.ord];
-
-        UPDATE deliveries d
-        SET status = p_status[b.ord], attempts = p_attempts[b.ord], last_error = p_last_error[b.ord],
-            next_attempt_at = clock_timestamp() + p_delay_ms[b.ord] * INTERVAL '1 millisecond',
-            updated_at = clock_timestamp()
-        FROM generate_series(1, cardinality(p_step)) AS b(ord)
-        WHERE p_status[b.ord] <> 'DELIVERED' AND NOT p_is_new[b.ord] AND v_saved[p_step[b.ord]]
-              AND d.partition_no = p_partition_no AND d.id = p_delivery_id[b.ord];
-
-        INSERT INTO deliveries (
-            partition_no, id, handler_id, event_position, aggregate_id, status, attempts, last_error, next_attempt_at, updated_at
-        )
-        SELECT p_partition_no, p_delivery_id[b.ord], p_handler_id[p_step[b.ord]], p_position[b.ord], p_aggregate_id[b.ord],
-               p_status[b.ord], p_attempts[b.ord], p_last_error[b.ord],
-               clock_timestamp() + p_delay_ms[b.ord] * INTERVAL '1 millisecond', clock_timestamp()
-        FROM generate_series(1, cardinality(p_step)) AS b(ord)
-        WHERE p_status[b.ord] <> 'DELIVERED' AND p_is_new[b.ord] AND v_saved[p_step[b.ord]];
-
-        PERFORM tidings_promote_deliveries(
+        v_kept := ARRAY(
+            SELECT b.ord FROM generate_series(1, cardinality(p_step)) AS b(ord) WHERE v_saved[p_step[b.ord]] ORDER BY b.ord
+        );
+        PERFORM tidings_write_deliveries(
             p_partition_no,
-            ARRAY(SELECT p_handler_id[p_step[b.ord]] FROM generate_series(1, cardinality(p_step)) AS b(ord)
-                  WHERE v_saved[p_step[b.ord]] ORDER BY b.ord),
-            ARRAY(SELECT p_aggregate_id[b.ord] FROM generate_series(1, cardinality(p_step)) AS b(ord)
-                  WHERE v_saved[p_step[b.ord]] ORDER BY b.ord)
+            ARRAY(SELECT p_handler_id[p_step[k.ord]] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_delivery_id[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_is_new[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_position[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_aggregate_id[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_status[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_attempts[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_last_error[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no),
+            ARRAY(SELECT p_delay_ms[k.ord] FROM unnest(v_kept) WITH ORDINALITY AS k(ord, no) ORDER BY k.no)
         );
 
         FOR v_ord IN 1 .. cardinality(p_step) LOOP
             v_touched[p_step[v_ord]] := true;
         END LOOP;
         FOR v_ord IN 1 .. v_steps LOOP
-            CONTINUE WHEN NOT v_touched[v_ord] OR NOT v_saved[v_ord];
-            v_next_due_ms[v_ord] := (
-                SELECT greatest(0, ceil(extract(epoch FROM d.next_attempt_at - clock_timestamp()) * 1000))::bigint
-                FROM deliveries d
-                WHERE d.partition_no = p_partition_no AND d.handler_id = p_handler_id[v_ord] AND d.status = 'RETRYING'
-                ORDER BY d.next_attempt_at
-                LIMIT 1
-            );
+            CONTINUE WHEN NOT v_touched[v_ord] OR v_saved[v_ord] IS NOT TRUE;
+            v_next_due_ms[v_ord] := tidings_next_delivery_ms(p_partition_no, p_handler_id[v_ord]);
         END LOOP;
     END IF;
 

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sqlx::{self, AssertSqlSafe, Connection, PgConnection, Row, postgres::PgRow};
+use sea_orm::sqlx::{
+    self, AssertSqlSafe, Connection, Executor, PgConnection, Row, postgres::PgRow,
+};
 use uuid::Uuid;
 
 use super::{append::unknown_outcome, not_begun, while_running};
 use crate::{
     domain::{
         DeliveryWrite, Event, FencingToken, HandlerStep, LastError, Partition, Position, SavedStep,
-        SqlFunctionName, SqlRun, SqlRunOutcome,
+        SqlFunctionName, SqlRun, SqlRunOutcome, StepOutcome,
         append::{AppendedEntry, Outcome, Refusal},
     },
     store::{StoreError, handlers::SqlFunctions},
@@ -18,10 +20,10 @@ use crate::{
 
 const SAVE_STEPS: &str = "SELECT saved, next_due_ms, entry_outcome, entry_stream_position, entry_entry_position, \
      entry_created_at FROM tidings_save_handler_steps($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-     $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+     $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
 
 const RUN_SQL: &str = "SELECT reached, next_due_ms, errors \
-     FROM tidings_run_sql_handler($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+     FROM tidings_run_sql_handler($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 
 /// The functions of the right signature; those of a name come first, then others that may have been meant.
 const FUNCTIONS: &str = "SELECT n.nspname, p.proname, p.proname = $1 AND CASE WHEN $2::text IS NULL \
@@ -33,6 +35,12 @@ const FUNCTIONS: &str = "SELECT n.nspname, p.proname, p.proname = $1 AND CASE WH
 /// How long calls may take at most, whatever the option says: a connection that is silent for longer is given up.
 const LONGEST_CALL: Duration = Duration::from_secs(12);
 
+/// Takes away what a function has left in its session, but for prepared statements, which are this server's. What was asked for
+/// when the session began is what settings go back to.
+/// Source: PostgreSQL's documentation of DISCARD.
+const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *; \
+     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
+
 /// What is said of an entry that its stream does not take.
 const REFUSED: &str = "the stream has another entry of this event's id";
 
@@ -42,7 +50,7 @@ pub(super) async fn save_steps(
     partition: Partition,
     token: FencingToken,
     steps: &[HandlerStep],
-) -> Result<Vec<Option<SavedStep>>, StoreError> {
+) -> Result<Vec<StepOutcome>, StoreError> {
     let numbered = || (1_i32..).zip(steps);
     let deliveries: Vec<(i32, &DeliveryWrite)> = numbered()
         .flat_map(|(no, step)| step.deliveries.iter().map(move |delivery| (no, delivery)))
@@ -82,6 +90,7 @@ pub(super) async fn save_steps(
         .bind(each(&entries, |(_, entry)| entry.2.is_new))
         .bind(each(&entries, |(_, entry)| entry.2.position.0))
         .bind(each(&entries, |(_, entry)| entry.2.aggregate_id.0))
+        .bind(each(&entries, |(_, entry)| entry.2.attempts))
         .bind(each(&entries, |_| REFUSED))
         .fetch_one(connection)
         .await
@@ -89,8 +98,8 @@ pub(super) async fn save_steps(
     read_saved(&row, steps).map_err(while_running)
 }
 
-fn read_saved(row: &PgRow, steps: &[HandlerStep]) -> Result<Vec<Option<SavedStep>>, sqlx::Error> {
-    let saved: Vec<bool> = row.try_get(0)?;
+fn read_saved(row: &PgRow, steps: &[HandlerStep]) -> Result<Vec<StepOutcome>, sqlx::Error> {
+    let saved: Vec<Option<bool>> = row.try_get(0)?;
     let next_due: Vec<Option<i64>> = row.try_get(1)?;
     let outcomes: Vec<Option<String>> = row.try_get(2)?;
     let positions: Vec<Option<i64>> = row.try_get(3)?;
@@ -130,16 +139,14 @@ fn read_saved(row: &PgRow, steps: &[HandlerStep]) -> Result<Vec<Option<SavedStep
                 (Some(other), _) => return Err(unknown_outcome(other)),
             });
         }
-        read.push(
-            saved
-                .get(index)
-                .copied()
-                .unwrap_or_default()
-                .then(|| SavedStep {
-                    next_due: next_due.get(index).copied().flatten().map(duration),
-                    entries,
-                }),
-        );
+        read.push(match saved.get(index) {
+            Some(Some(true)) => StepOutcome::Saved(SavedStep {
+                next_due: next_due.get(index).copied().flatten().map(duration),
+                entries,
+            }),
+            Some(None) => StepOutcome::Busy,
+            Some(Some(false)) | None => StepOutcome::Lost,
+        });
     }
     Ok(read)
 }
@@ -151,7 +158,8 @@ pub(super) async fn run_sql(
     run: &SqlRun<'_>,
 ) -> Result<Option<SqlRunOutcome>, StoreError> {
     let mut transaction = connection.begin().await.map_err(not_begun)?;
-    limit_statements(&mut transaction, run.time_out).await?;
+    let time_out = run.time_out.min(LONGEST_CALL);
+    limit_statements(&mut transaction, time_out).await?;
     let most_failures = i32::try_from(run.most_failures).unwrap_or(i32::MAX);
     let row = sqlx::query(RUN_SQL)
         .bind(partition.number())
@@ -167,6 +175,7 @@ pub(super) async fn run_sql(
         .bind(each(run.tries, |call| call.attempts))
         .bind(each(run.delays, |delay| milliseconds(*delay)))
         .bind(most_failures)
+        .bind(milliseconds(run.most_work.min(time_out / 2)))
         .fetch_one(&mut *transaction)
         .await
         .map_err(while_running)?;
@@ -203,7 +212,7 @@ pub(super) async fn call_sql(
         let message = format!("there is no function {function}(uuid, uuid, jsonb) any more");
         return Ok(Err(LastError::new(&message)));
     };
-    limit_statements(&mut transaction, time_out).await?;
+    limit_statements(&mut transaction, time_out.min(LONGEST_CALL)).await?;
     let sql = format!(
         "SELECT {}.{}($1, $2, $3::jsonb)",
         quoted(schema),
@@ -216,6 +225,15 @@ pub(super) async fn call_sql(
         .bind(event.data.as_str())
         .execute(&mut *transaction)
         .await;
+    let called = match called {
+        // At the commit it would be a fault of the database.
+        Ok(_) => {
+            (&mut *transaction)
+                .execute("SET CONSTRAINTS ALL IMMEDIATE")
+                .await
+        }
+        Err(error) => Err(error),
+    };
     match called {
         Ok(_) => {
             transaction.commit().await.map_err(while_running)?;
@@ -227,6 +245,15 @@ pub(super) async fn call_sql(
         }
         Err(error) => Err(while_running(error)),
     }
+}
+
+/// Makes a session that functions have been called in as it was before.
+pub(super) async fn reset(connection: &mut PgConnection) -> Result<(), StoreError> {
+    connection
+        .execute(RESET)
+        .await
+        .map(drop)
+        .map_err(while_running)
 }
 
 /// Looks for a function of the right signature.
@@ -273,7 +300,6 @@ async fn limit_statements(
     connection: &mut PgConnection,
     time_out: Duration,
 ) -> Result<(), StoreError> {
-    let time_out = time_out.min(LONGEST_CALL);
     sqlx::query("SELECT set_config('statement_timeout', $1, true)")
         .bind(milliseconds(time_out).to_string())
         .execute(connection)

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         AggregateId, DeliveryStatus, DeliveryWrite, FencingToken, HandlerId, HandlerStep,
-        LastError, NewEntry, Partition, SavedStep, Timestamp,
+        LastError, NewEntry, Partition, SavedStep, StepOutcome, Timestamp,
         append::{AppendedEntry, Outcome, Refusal},
     },
     store::StoreError,
@@ -29,15 +29,17 @@ const MOVE: OverRows<'_> = OverRows {
     columns: 5,
 };
 
+/// Those that are stored are changed only where they are as they were when they were tried.
 const DELETE: OverRows<'_> = OverRows {
-    sql: "DELETE FROM deliveries WHERE (partition_no, id) IN (SELECT column1, column2 FROM {rows})",
-    columns: 2,
+    sql: "DELETE FROM deliveries WHERE (partition_no, id, attempts) IN (SELECT * FROM {rows}) AND status = 'RETRYING'",
+    columns: 3,
 };
 
 const UPDATE: OverRows<'_> = OverRows {
     sql: "UPDATE deliveries SET status = r.column3, attempts = r.column4, last_error = r.column5, \
           next_attempt_at = r.column6, updated_at = r.column7 FROM {rows} r \
-          WHERE deliveries.partition_no = r.column1 AND deliveries.id = r.column2",
+          WHERE deliveries.partition_no = r.column1 AND deliveries.id = r.column2 \
+          AND deliveries.status = 'RETRYING' AND deliveries.attempts = r.column4 - 1",
     columns: 7,
 };
 
@@ -69,7 +71,7 @@ pub(super) async fn save_steps(
     token: FencingToken,
     steps: &[HandlerStep],
     now: Timestamp,
-) -> Result<Vec<Option<SavedStep>>, StoreError> {
+) -> Result<Vec<StepOutcome>, StoreError> {
     let moved = move_checkpoints(connection, partition, token, steps).await?;
     let is_saved = |step: &HandlerStep| moved.contains(&step.handler_id.checkpoint_name());
     let saved: Vec<bool> = steps.iter().map(is_saved).collect();
@@ -83,7 +85,7 @@ pub(super) async fn save_steps(
             let mut delivery = delivery.clone();
             if let Outcome::Refused(Refusal::IdReused { .. }) = outcome {
                 delivery.status = DeliveryStatus::Dead;
-                delivery.attempts = 1;
+                delivery.attempts += 1;
                 delivery.last_error = Some(LastError::new(REFUSED));
             } else if delivery.is_new {
                 continue;
@@ -99,14 +101,14 @@ pub(super) async fn save_steps(
     let mut answers = Vec::with_capacity(steps.len());
     for (index, step) in steps.iter().enumerate() {
         if !saved[index] {
-            answers.push(None);
+            answers.push(StepOutcome::Lost);
             continue;
         }
         let next_due = match touched.contains(&step.handler_id) {
             true => next_due(connection, partition, step.handler_id, now).await?,
             false => None,
         };
-        answers.push(Some(SavedStep {
+        answers.push(StepOutcome::Saved(SavedStep {
             next_due,
             entries: std::mem::take(&mut outcomes[index]),
         }));
@@ -184,7 +186,10 @@ async fn write_deliveries(
         known.into_iter().partition(|(_, write)| is_done(write));
     DELETE
         .execute(connection, &done, |query, (_, write)| {
-            query.bind(partition.number()).bind(write.id.0)
+            query
+                .bind(partition.number())
+                .bind(write.id.0)
+                .bind(write.attempts)
         })
         .await?;
     UPDATE
