@@ -128,6 +128,7 @@ impl App {
             tail.clone(),
             clock.clone(),
             functions,
+            traces.clone(),
             &config.handlers,
         )
         .await?;

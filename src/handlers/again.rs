@@ -53,6 +53,11 @@ impl Handlers {
         handler: Arc<EventHandler>,
         event: Arc<Event>,
     ) -> Result<Option<(Arc<EventHandler>, Delivery)>, StoreError> {
+        let spans = match handler.function {
+            // Each call has a span of its own.
+            HandlerFunction::Webhook(_) | HandlerFunction::Rust(_) => None,
+            _ => Some(self.begin_batch(std::slice::from_ref(&event))),
+        };
         let outcome = match &handler.function {
             HandlerFunction::Log => {
                 self.log(&handler, &event);
@@ -70,6 +75,10 @@ impl Handlers {
                 self.call(&handler, event.clone()).await
             }
         };
+        if let Some(spans) = spans {
+            let told = |_| Some(outcome.as_ref().copied().map_err(ToString::to_string));
+            self.end_batch(spans, &handler, told);
+        }
         let id = DeliveryId(self.clock.new_id());
         let delivery = match outcome {
             Ok(()) => Some(Delivery {

@@ -64,7 +64,7 @@ enum Called {
 
 struct Finished {
     called: Called,
-    aggregate_id: AggregateId,
+    event: Arc<Event>,
     outcome: Result<(), LastError>,
     turn: Turn,
 }
@@ -211,15 +211,14 @@ impl Calls {
     }
 
     fn call(&mut self, called: Called, event: Arc<Event>, turn: Turn) {
-        let aggregate_id = event.aggregate_id;
-        self.busy.insert(aggregate_id);
+        self.busy.insert(event.aggregate_id);
         let handlers = self.place.handlers.clone();
         let handler = self.place.handler.clone();
         self.running.spawn(async move {
-            let outcome = handlers.call(&handler, event).await;
+            let outcome = handlers.call(&handler, event.clone()).await;
             Finished {
                 called,
-                aggregate_id,
+                event,
                 outcome,
                 turn,
             }
@@ -229,10 +228,11 @@ impl Calls {
     async fn finish(&mut self, finished: Finished) {
         let Finished {
             called,
-            aggregate_id,
+            event,
             outcome,
             turn,
         } = finished;
+        let aggregate_id = event.aggregate_id;
         self.busy.remove(&aggregate_id);
         self.place.report(&turn, outcome.is_ok()).await;
         if let Err(error) = &outcome {
@@ -245,7 +245,7 @@ impl Calls {
         }
         match called {
             Called::Again(delivery) => {
-                let write = stored_delivery(&delivery);
+                let write = stored_delivery(&delivery, &event);
                 self.writes.push(match outcome {
                     Ok(()) => write,
                     Err(error) => self.place.failed(write, error),

@@ -12,6 +12,7 @@ mod endpoint;
 mod functions;
 mod place;
 mod signature;
+mod spans;
 mod webhook;
 
 use std::{
@@ -30,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 pub use dispatcher::run_dispatcher;
 pub use functions::{FunctionNameError, HandlerError, HandlerFunctions};
 
-use self::{endpoint::Endpoint, webhook::Webhooks};
+use self::{
+    endpoint::Endpoint,
+    webhook::{Post, Webhooks},
+};
 use crate::{
     config,
     domain::{
@@ -39,6 +43,7 @@ use crate::{
     },
     store::{NewHandler, SqlFunctions, Store, StoreError},
     tail::Tail,
+    traces::{Span, Traces},
 };
 
 /// How often it is looked at what other servers have changed in the registry.
@@ -84,6 +89,7 @@ pub struct Handlers {
     clock: Arc<dyn Clock>,
     config: config::Handlers,
     functions: HandlerFunctions,
+    traces: Traces,
     webhooks: Webhooks,
     sql_calls: Semaphore,
     known: watch::Sender<Registered>,
@@ -103,6 +109,7 @@ impl Handlers {
         tail: Arc<Tail>,
         clock: Arc<dyn Clock>,
         functions: HandlerFunctions,
+        traces: Traces,
         config: &config::Handlers,
     ) -> Result<Arc<Self>, StoreError> {
         let handlers = Arc::new(Self {
@@ -112,6 +119,7 @@ impl Handlers {
             clock,
             config: config.clone(),
             functions,
+            traces,
             sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME),
             known: watch::Sender::new(Arc::default()),
             refreshing: AsyncMutex::default(),
@@ -347,12 +355,32 @@ impl Handlers {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls a webhook or a function in Rust.
+    /// Calls a webhook or a function in Rust, in the event's trace.
     async fn call(&self, handler: &EventHandler, event: Arc<Event>) -> Result<(), LastError> {
+        let span = self.traces.handle(&handler.name, &event);
+        let call = self.call_within(&span, handler, event);
+        let outcome = span.within(call).await;
+        if let Err(error) = &outcome {
+            span.set_failed(error.as_str());
+        }
+        outcome
+    }
+
+    async fn call_within(
+        &self,
+        span: &Span,
+        handler: &EventHandler,
+        event: Arc<Event>,
+    ) -> Result<(), LastError> {
         match &handler.function {
             HandlerFunction::Webhook(url) => {
-                let now = self.clock.now();
-                self.webhooks.post(url, handler.id, &event, now).await
+                let post = Post {
+                    handler: handler.id,
+                    event: &event,
+                    trace: span.parent(),
+                    now: self.clock.now(),
+                };
+                self.webhooks.post(url, &post).await
             }
             HandlerFunction::Rust(name) => {
                 let call = self.functions.call(name, event);

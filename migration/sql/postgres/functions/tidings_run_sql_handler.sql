@@ -4,13 +4,15 @@
 -- The arrays are parallel, one element an event, in their order:
 --   p_delivery_id, p_is_new, p_attempts  the delivery that is stored for it; a new id where there is none yet
 --   p_position                           the event's position
--- p_delay_ms has the pause after the first attempt that failed, the second one and so on; behind its end a delivery is DEAD.
+-- p_delay_ms has the pause after the first attempt that failed, the second one and so on; behind its end a delivery is DEAD. Each
+-- delivery's pause is shifted by up to a fifth by chance, so that what failed together is not tried together.
 -- Where a call fails, only what it did is undone, and its delivery is stored; later events of its aggregate wait. The calls
 -- end after p_most_failures that fail in a row, and where a call was cancelled (statement_timeout): the checkpoint goes as far
 -- as events were looked at, and to p_to where all were.
 --
 -- Returns one row: reached (NULL where the checkpoint is not at p_from or has another fence: then nothing was done),
--- next_due_ms as tidings_save_handler_steps does, and for each call that was made its error, NULL where it succeeded.
+-- next_due_ms as tidings_save_handler_steps does, and for each event that was looked at its error: NULL where the call succeeded,
+-- '' where there was none because an earlier event of its aggregate has failed.
 --
 -- The name is looked up in the catalog, and quoted; nothing that a client sends becomes SQL text.
 CREATE OR REPLACE FUNCTION tidings_run_sql_handler(
@@ -86,6 +88,7 @@ BEGIN
                 clock_timestamp()
             );
             v_touched := v_touched || v_event.aggregate_id;
+            v_errors := v_errors || ''::text;
             CONTINUE;
         END IF;
 
@@ -100,7 +103,7 @@ BEGIN
                 v_error := 'it took too long';
                 v_cancelled := true;
             WHEN assert_failure OR OTHERS THEN
-                v_error := SQLERRM;
+                v_error := coalesce(nullif(SQLERRM, ''), 'it failed without a word');
         END;
         v_errors := v_errors || ARRAY[v_error];
 
@@ -129,7 +132,7 @@ BEGIN
         SET status = CASE WHEN v_attempts > cardinality(p_delay_ms) THEN 'DEAD' ELSE 'RETRYING' END,
             attempts = v_attempts,
             last_error = left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500),
-            next_attempt_at = clock_timestamp() + p_delay_ms[v_attempts] * INTERVAL '1 millisecond',
+            next_attempt_at = clock_timestamp() + p_delay_ms[v_attempts] * (0.8 + 0.4 * random()) * INTERVAL '1 millisecond',
             updated_at = clock_timestamp()
         WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord];
         IF v_attempts <= cardinality(p_delay_ms) THEN

@@ -10,7 +10,7 @@ use super::{append::unknown_outcome, not_begun, while_running};
 use crate::{
     domain::{
         DeliveryWrite, Event, FencingToken, HandlerStep, LastError, Partition, Position, SavedStep,
-        SqlFunctionName, SqlRun, SqlRunOutcome,
+        SqlCall, SqlFunctionName, SqlRun, SqlRunOutcome,
         append::{AppendedEntry, Outcome, Refusal},
     },
     store::{StoreError, handlers::SqlFunctions},
@@ -176,13 +176,15 @@ pub(super) async fn run_sql(
             return Ok(None);
         };
         let calls: Vec<Option<String>> = row.try_get(2)?;
-        let calls = calls.into_iter();
+        let calls = calls.into_iter().map(|error| match error.as_deref() {
+            None => SqlCall::Done,
+            Some("") => SqlCall::HeldBack,
+            Some(error) => SqlCall::Failed(LastError::new(error)),
+        });
         Ok(Some(SqlRunOutcome {
             reached: Position(reached),
             next_due: row.try_get::<Option<i64>, _>(1)?.map(duration),
-            calls: calls
-                .map(|error| error.map(|error| LastError::new(&error)))
-                .collect(),
+            calls: calls.collect(),
         }))
     };
     read(&row).map_err(while_running)
