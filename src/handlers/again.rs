@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use super::{Handlers, batches::entry_of, delays::retry_delay};
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
 
 /// So many handlers are given the event at a time.
 const AT_A_TIME: usize = 64;
+/// Why an event was not given again.
+const BUSY: &str = "the handler was busy with other events for as long as one may take";
 
 impl Handlers {
     /// Gives an event to every active handler of its type, and answers what came of it, sorted by their names. What fails is
@@ -58,6 +61,13 @@ impl Handlers {
             HandlerFunction::Webhook(_) | HandlerFunction::Rust(_) => None,
             _ => Some(self.begin_batch(std::slice::from_ref(&event))),
         };
+        let endpoint = self.endpoint(&handler);
+        let called = timeout(self.config.time_out, endpoint.wait_out_of_turn());
+        let Ok(_turn) = called.await else {
+            return self
+                .store_failed(handler, &event, &LastError::new(BUSY))
+                .await;
+        };
         let outcome = match &handler.function {
             HandlerFunction::Log => {
                 self.log(&handler, &event);
@@ -93,14 +103,24 @@ impl Handlers {
                 next_attempt_at: None,
                 updated_at: self.clock.now(),
             }),
-            Err(error) => {
-                let delay = retry_delay(&self.config, 1, id.0);
-                self.store
-                    .store_failed(handler.id, &event, id, &error, delay)
-                    .await?
-            }
+            Err(error) => return self.store_failed(handler, &event, &error).await,
         };
         Ok(delivery.map(|delivery| (handler, delivery)))
+    }
+
+    async fn store_failed(
+        &self,
+        handler: Arc<EventHandler>,
+        event: &Event,
+        error: &LastError,
+    ) -> Result<Option<(Arc<EventHandler>, Delivery)>, StoreError> {
+        let id = DeliveryId(self.clock.new_id());
+        let delay = retry_delay(&self.config, 1, id.0);
+        let stored = self
+            .store
+            .store_failed(handler.id, event, id, error, delay)
+            .await?;
+        Ok(stored.map(|delivery| (handler, delivery)))
     }
 
     async fn publish(

@@ -46,8 +46,11 @@ use crate::{
     traces::{Span, Traces},
 };
 
-/// How often it is looked at what other servers have changed in the registry.
+/// How often it is looked at what others have changed in the registry.
 const POLL_EVERY: Duration = Duration::from_millis(500);
+
+/// How long it may take, beside the probe itself, until what came of it is stored.
+const PROBE_SLACK: Duration = Duration::from_secs(1);
 
 /// Calls of functions in SQL that run at a time: each has a connection of its own, and whoever appends needs some, too.
 const SQL_CALLS_AT_A_TIME: usize = 16;
@@ -129,7 +132,7 @@ impl Handlers {
         Ok(handlers)
     }
 
-    /// Looks at what other servers change in the registry, until it is stopped.
+    /// Looks at what others change in the registry, until it is stopped.
     pub async fn watch_registry(self: Arc<Self>, stop: CancellationToken) {
         let mut poll = interval(POLL_EVERY);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -225,6 +228,12 @@ impl Handlers {
                 }
             }
         }
+    }
+
+    /// Whether a handler waits at its place because its endpoint failed many times in a row.
+    #[must_use]
+    pub fn is_paused(&self, handler: &EventHandler) -> bool {
+        handler.is_paused(self.clock.now(), self.config.time_out + PROBE_SLACK)
     }
 
     /// All handlers, sorted by name, as they are stored.
@@ -325,7 +334,8 @@ impl Handlers {
         endpoint
     }
 
-    /// Forgets the endpoints of handlers that are gone. Of one that somebody has changed the pause ends, unless it is stored.
+    /// Forgets the endpoints of handlers that are gone. Of one that somebody has changed the pause ends, unless it is stored: then
+    /// the first call that succeeds ends it, on whichever server.
     fn review_endpoints(&self, registered: &[Arc<EventHandler>]) {
         let known = self.known.borrow().clone();
         let known: HashMap<HandlerId, i64> = known
@@ -335,13 +345,18 @@ impl Handlers {
         let mut endpoints = self.lock_endpoints();
         endpoints.retain(|id, _| registered.iter().any(|handler| handler.id == *id));
         for handler in registered {
+            let Some((_, endpoint)) = endpoints.get(&handler.id) else {
+                continue;
+            };
+            if handler.paused_until.is_some() {
+                // Another server may have stored it, and may be gone when the endpoint answers again.
+                endpoint.pause_is_stored();
+                continue;
+            }
             let is_changed = known
                 .get(&handler.id)
                 .is_some_and(|revision| *revision != handler.revision);
-            if is_changed
-                && handler.paused_until.is_none()
-                && let Some((_, endpoint)) = endpoints.get(&handler.id)
-            {
+            if is_changed {
                 endpoint.resume();
             }
         }
