@@ -26,6 +26,7 @@ cases!(
     a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_own,
     a_function_in_sql_that_takes_too_long_has_failed_for_that_event_alone,
     a_function_in_sql_that_is_gone_pauses_its_handler,
+    what_fails_together_in_sql_is_not_tried_again_together,
     a_handler_with_a_slow_function_in_sql_can_be_stopped_and_goes_on_where_it_stopped,
 );
 
@@ -307,7 +308,7 @@ async fn a_handler_with_a_slow_function_in_sql_can_be_stopped_and_goes_on_where_
     let input = json!({ "name": "note", "function": "sql:note" });
     contract.register(input).await;
     contract.fill(1).await;
-    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let sleeping = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
     until("the call", async || {
         (database.text(sleeping).await == "1").then_some(())
     })
@@ -338,4 +339,38 @@ async fn a_handler_with_a_slow_function_in_sql_can_be_stopped_and_goes_on_where_
     contract.handled("note").await;
     assert_eq!(database.text(noted).await, "0,1,2,3,4");
     assert!(contract.deliveries("note").await.is_empty());
+}
+
+async fn what_fails_together_in_sql_is_not_tried_again_together(contract: Contract) {
+    if contract.engine == Engine::Sqlite {
+        return;
+    }
+    let contract = contract
+        .quick(|config| {
+            config.handlers.retry_delay = Duration::from_secs(1000);
+            config.handlers.longest_delay = Duration::from_secs(1000);
+        })
+        .await;
+    let Database::Postgres(database) = contract.server.database.as_ref() else {
+        panic!("it is not on PostgreSQL");
+    };
+    database.execute(
+        "CREATE FUNCTION refuse(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE EXCEPTION 'not now'; END $$",
+    );
+    let input = json!({ "name": "refuse", "function": "sql:refuse" });
+    contract.register(input).await;
+    // Fewer than pause the handler, and all in one batch.
+    let ids: Vec<Uuid> = (0..4).map(|_| contract.aggregate_in(0)).collect();
+    let events: Vec<_> = ids.iter().map(|id| event(*id)).collect();
+    contract.append_all(json!(events)).await;
+    until("all failures", async || {
+        (contract.deliveries("refuse").await.len() == 4).then_some(())
+    })
+    .await;
+    // Of pauses of 800 to 1200 seconds four are nearly never that close.
+    let spread = "SELECT CASE WHEN max(p) - min(p) > interval '1 second' AND min(p) >= interval '799 seconds' \
+                  AND max(p) <= interval '1201 seconds' THEN 'differ' ELSE max(p) || ' ' || min(p) END \
+                  FROM (SELECT next_attempt_at - updated_at AS p FROM deliveries) AS pauses";
+    assert_eq!(database.text(spread).await, "differ");
 }
