@@ -95,6 +95,12 @@ impl LastError {
         Self(text)
     }
 
+    /// What is said of an entry that its stream does not take, also by the functions in PostgreSQL.
+    #[must_use]
+    pub fn entry_refused() -> Self {
+        Self::new("the stream has another entry of this event's id")
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

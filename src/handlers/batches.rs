@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Delivery, DeliveryId, DeliveryStatus, DeliveryWrite, Event, ExpectedPosition, NewEntry,
-        Position, SqlCall, SqlFunctionName, SqlRun, SqlTry, StreamName, append::Outcome,
+        Delivery, DeliveryId, DeliveryStatus, DeliveryWrite, Event, ExpectedPosition, LastError,
+        NewEntry, Position, SqlCall, SqlFunctionName, SqlRun, SqlTry, StreamName, append::Outcome,
     },
     handlers::delays::grown_delay,
     tail::PartitionFollower,
@@ -47,6 +47,8 @@ pub(super) struct Batches {
     pub(super) revised: watch::Receiver<i64>,
     /// Up to where the log was looked at.
     looked: Position,
+    /// Whether stored deliveries had their turn since it was last looked whether there are events.
+    has_retried: bool,
 }
 
 impl Batches {
@@ -58,6 +60,7 @@ impl Batches {
     ) -> Self {
         Self {
             looked: place.stored,
+            has_retried: false,
             place,
             function,
             follower,
@@ -70,6 +73,15 @@ impl Batches {
         let mut changed = self.place.endpoint.watch();
         loop {
             let shut = self.place.endpoint.shut_until();
+            // What is due waits for one batch at most, however many events there are; and these for one batch of what is due.
+            if shut.is_none() && self.place.is_due() && !self.has_retried {
+                self.has_retried = true;
+                if let Stored::Lost = self.retry().await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            self.has_retried = false;
             let idle_until = self.place.stored_at + IDLE_EVERY;
             let due_at = self.place.next_due.unwrap_or(idle_until);
             let stored = tokio::select! {
@@ -186,13 +198,20 @@ impl Batches {
         let Some(saved) = saved else {
             return Ok(Stored::Lost);
         };
-        let mut refused: HashMap<Position, String> = HashMap::new();
+        let mut refused: HashSet<Position> = HashSet::new();
         for (event, outcome) in events.iter().zip(saved.entries) {
-            if let Outcome::Refused(refusal) = outcome {
-                refused.insert(event.position, refusal.to_string());
+            if let Outcome::Refused(_) = outcome {
+                refused.insert(event.position);
             }
         }
-        let told = |position| Some(refused.get(&position).cloned().map_or(Ok(()), Err));
+        let told = |position| {
+            let is_refused = refused.contains(&position);
+            Some(if is_refused {
+                Err(LastError::entry_refused().to_string())
+            } else {
+                Ok(())
+            })
+        };
         handlers.end_batch(spans, &self.place.handler, told);
         Ok(Stored::Yes)
     }

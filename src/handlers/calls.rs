@@ -130,6 +130,11 @@ impl Calls {
                 && self.window.len() < WINDOW_EVENTS
                 && self.window_bytes < WINDOW_BYTES;
             let can_fetch = shut.is_none() && self.due.is_empty() && self.taken.len() < MOST_DUE;
+            // What is due has its turn before more events have theirs, however many there are.
+            if can_fetch && self.place.is_due() {
+                self.fetch_due().await?;
+                continue;
+            }
             let far = Instant::now() + IDLE_EVERY;
             let store_at = self.place.stored_at
                 + if self.has_delivered {
@@ -148,11 +153,7 @@ impl Calls {
                     }
                 }
                 events = self.follower.next(BATCH_EVENTS), if can_read => self.take(events?).await?,
-                () = sleep_until(self.place.next_due.unwrap_or(far)), if can_fetch && self.place.next_due.is_some() => {
-                    let due = self.place.fetch_due(&self.taken, MOST_DUE).await?;
-                    self.taken.extend(due.iter().map(|(delivery, _)| delivery.id));
-                    self.due.extend(due);
-                }
+                () = sleep_until(self.place.next_due.unwrap_or(far)), if can_fetch && self.place.next_due.is_some() => {}
                 () = sleep_until(store_at), if self.settled_up_to() > self.place.stored => {
                     if let Stored::Lost = self.store().await? {
                         return Ok(());
@@ -168,6 +169,15 @@ impl Calls {
                 }
             }
         }
+    }
+
+    /// Takes stored deliveries in hand that are due.
+    async fn fetch_due(&mut self) -> Result<(), Fault> {
+        let due = self.place.fetch_due(&self.taken, MOST_DUE).await?;
+        self.taken
+            .extend(due.iter().map(|(delivery, _)| delivery.id));
+        self.due.extend(due);
+        Ok(())
     }
 
     /// Begins as many calls as may be.

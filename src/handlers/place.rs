@@ -94,10 +94,10 @@ impl Place {
             self.report_dead(&write);
         }
         for (write, outcome) in published.into_iter().zip(&saved.entries) {
-            if let Outcome::Refused(refusal) = outcome {
+            if let Outcome::Refused(_) = outcome {
                 self.report_dead(&DeliveryWrite {
                     attempts: write.attempts + 1,
-                    last_error: Some(LastError::new(&refusal.to_string())),
+                    last_error: Some(LastError::entry_refused()),
                     ..write
                 });
             }
@@ -113,6 +113,11 @@ impl Place {
     /// Takes in when the next stored delivery is due.
     pub(super) fn is_due_in(&mut self, next: Option<Duration>) {
         self.next_due = next.map(|time| Instant::now() + time);
+    }
+
+    /// Whether it is time to look for stored deliveries.
+    pub(super) fn is_due(&self) -> bool {
+        self.next_due.is_some_and(|due| due <= Instant::now())
     }
 
     /// Whether some aggregates may be held back by deliveries that are stored.

@@ -123,7 +123,7 @@ async fn kill_again_and_again(engine: Engine, partitions: u8) {
     register(&client, "copies", &format!("publish:{COPY}")).await;
     register(&client, "hook", &receiver.url).await;
     register_notes(&database, &client).await;
-    let mut ledger = kill_during_load(&mut server, &client, KILLS).await;
+    let ledger = kill_during_load(&mut server, &client, KILLS).await;
     all_handled(&client).await;
     let mut log = StoredLog::read_whole(&database.url()).await;
 

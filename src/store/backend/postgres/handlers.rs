@@ -33,9 +33,6 @@ const FUNCTIONS: &str = "SELECT n.nspname, p.proname, p.proname = $1 AND CASE WH
 /// How long calls may take at most, whatever the option says: a connection that is silent for longer is given up.
 const LONGEST_CALL: Duration = Duration::from_secs(12);
 
-/// What is said of an entry that its stream does not take.
-const REFUSED: &str = "the stream has another entry of this event's id";
-
 /// Stores what handlers have come to.
 pub(super) async fn save_steps(
     connection: &mut PgConnection,
@@ -53,6 +50,7 @@ pub(super) async fn save_steps(
     let handlers: Vec<Uuid> = steps.iter().map(|step| step.handler_id.0).collect();
     let from: Vec<i64> = steps.iter().map(|step| step.step.from.0).collect();
     let to: Vec<i64> = steps.iter().map(|step| step.step.to.0).collect();
+    let refused = LastError::entry_refused();
     let row = sqlx::query(SAVE_STEPS)
         .bind(partition.number())
         .bind(token.0)
@@ -82,7 +80,7 @@ pub(super) async fn save_steps(
         .bind(each(&entries, |(_, entry)| entry.2.is_new))
         .bind(each(&entries, |(_, entry)| entry.2.position.0))
         .bind(each(&entries, |(_, entry)| entry.2.aggregate_id.0))
-        .bind(each(&entries, |_| REFUSED))
+        .bind(each(&entries, |_| refused.as_str()))
         .fetch_one(connection)
         .await
         .map_err(while_running)?;
