@@ -125,8 +125,8 @@ impl Batches {
                 Ok(Stored::Yes)
             }
             BatchFunction::Publish(stream) => {
-                let write = |event| self.place.new_delivery(event);
-                let writes = wanted.iter().map(|event| write(event)).collect();
+                let writes = wanted.iter().map(|event| self.place.new_delivery(event));
+                let writes = writes.collect();
                 self.looked = last;
                 self.publish(&stream, &wanted, writes, last).await
             }
