@@ -128,6 +128,7 @@ impl App {
             tail.clone(),
             clock.clone(),
             functions,
+            traces.clone(),
             &config.handlers,
         )
         .await?;
@@ -184,13 +185,11 @@ impl App {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
             let poller = worker.clone();
             background.start("command-poll", move |stop| poller.clone().poll(stop));
-            // On SQLite there is no other server that could change something.
-            if store.doorbell().is_some() {
-                let watching = handlers.clone();
-                background.start("handler-registry", move |stop| {
-                    watching.clone().watch_registry(stop)
-                });
-            }
+            // Also on SQLite: other programs may write to the file.
+            let watching = handlers.clone();
+            background.start("handler-registry", move |stop| {
+                watching.clone().watch_registry(stop)
+            });
             let runner = Runner {
                 store: store.clone(),
                 projections: projections.clone(),

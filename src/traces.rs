@@ -23,14 +23,21 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     Resource,
-    trace::{SdkTracer, SdkTracerProvider},
+    trace::{SdkTracer, SdkTracerProvider, Span as SdkSpan},
 };
 use url::Url;
 
-use crate::domain::{AggregateType, Clock, Event, Json, Position, Timestamp, TraceParent};
+use crate::domain::{
+    AggregateType, Clock, Event, HandlerName, Json, Position, Timestamp, TraceParent,
+};
 
 /// How long a stop waits for the last spans to be sent.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// What a handler does with an event.
+const HANDLE: &str = "handle";
+const HANDLER: &str = "tidings.handler";
+/// So many events were worked on together.
+const BATCH_EVENTS: &str = "tidings.batch.events";
 
 /// Why there are no traces.
 #[derive(Debug, thiserror::Error)]
@@ -174,20 +181,51 @@ impl Traces {
         (!traced.is_empty()).then_some((traced, now))
     }
 
+    /// A span for one call of a handler with an event, in the event's trace; none where that has none.
+    #[must_use]
+    pub fn handle(&self, handler: &HandlerName, event: &Event) -> Span {
+        let span = self.go_on(HANDLE, &event.metadata);
+        if let Span(Some((context, _))) = &span {
+            let mut attributes = about(event);
+            attributes.push(KeyValue::new(HANDLER, handler.to_string()));
+            context.span().set_attributes(attributes);
+        }
+        span
+    }
+
     /// Records what was done to some events, from an instant until now: a span in the trace of each.
     pub fn record_events(&self, name: &'static str, traced: &[TracedEvent], from: Timestamp) {
         let Some(tracing) = &self.0 else { return };
-        let to = tracing.clock.now();
+        let times = (from, tracing.clock.now());
         for TracedEvent { parent, event } in traced {
-            let attributes = vec![
-                KeyValue::new("tidings.event.id", event.id.0.to_string()),
-                KeyValue::new("tidings.event.type", event.event_type.to_string()),
-                KeyValue::new("tidings.partition", i64::from(event.partition.0)),
-                KeyValue::new("tidings.position", event.position.0),
-                KeyValue::new("tidings.batch.events", count(traced.len())),
-            ];
+            let mut attributes = about(event);
+            attributes.push(KeyValue::new(BATCH_EVENTS, count(traced.len())));
             let above = of_parent(*parent);
-            tracing.record(name, SpanKind::Consumer, &above, (from, to), attributes);
+            tracing.record(name, SpanKind::Consumer, &above, times, attributes);
+        }
+    }
+
+    /// Records what a handler did with a batch of events, from an instant until now: a span in the trace of each. `fault` says why
+    /// it failed for an event at a place.
+    pub fn record_handled(
+        &self,
+        handler: &HandlerName,
+        traced: &[TracedEvent],
+        from: Timestamp,
+        fault: impl Fn(Position) -> Option<String>,
+    ) {
+        let Some(tracing) = &self.0 else { return };
+        let times = (from, tracing.clock.now());
+        for TracedEvent { parent, event } in traced {
+            let mut attributes = about(event);
+            attributes.push(KeyValue::new(HANDLER, handler.to_string()));
+            attributes.push(KeyValue::new(BATCH_EVENTS, count(traced.len())));
+            let above = of_parent(*parent);
+            let mut span = tracing.begin(HANDLE, SpanKind::Consumer, &above, times.0, attributes);
+            if let Some(why) = fault(event.position) {
+                span.set_status(Status::error(why));
+            }
+            span.end_with_timestamp(time_of(times.1));
         }
     }
 
@@ -219,6 +257,17 @@ impl Tracing {
         Span(Some((above.with_span(span), self.tracer.clone())))
     }
 
+    fn begin(
+        &self,
+        name: &'static str,
+        kind: SpanKind,
+        above: &Context,
+        from: Timestamp,
+        attributes: Vec<KeyValue>,
+    ) -> SdkSpan {
+        begin(&self.tracer, name, kind, above, from, attributes)
+    }
+
     fn record(
         &self,
         name: &'static str,
@@ -227,24 +276,34 @@ impl Tracing {
         (from, to): (Timestamp, Timestamp),
         attributes: Vec<KeyValue>,
     ) {
-        record(&self.tracer, name, kind, above, (from, to), attributes);
+        let mut span = self.begin(name, kind, above, from, attributes);
+        span.end_with_timestamp(time_of(to));
     }
 }
 
-fn record(
+fn begin(
     tracer: &SdkTracer,
     name: &'static str,
     kind: SpanKind,
     above: &Context,
-    (from, to): (Timestamp, Timestamp),
+    from: Timestamp,
     attributes: Vec<KeyValue>,
-) {
+) -> SdkSpan {
     let builder = SpanBuilder::from_name(name)
         .with_kind(kind)
         .with_start_time(time_of(from))
         .with_attributes(attributes);
-    let mut span = tracer.build_with_context(builder, above);
-    span.end_with_timestamp(time_of(to));
+    tracer.build_with_context(builder, above)
+}
+
+/// What each span of an event says of it.
+fn about(event: &Event) -> Vec<KeyValue> {
+    vec![
+        KeyValue::new("tidings.event.id", event.id.0.to_string()),
+        KeyValue::new("tidings.event.type", event.event_type.to_string()),
+        KeyValue::new("tidings.partition", i64::from(event.partition.0)),
+        KeyValue::new("tidings.position", event.position.0),
+    ]
 }
 
 /// A piece of work in a trace; nothing where there is none. It ends when it is dropped.
@@ -290,7 +349,9 @@ impl Span {
             let number =
                 |(key, number): &(&'static str, usize)| KeyValue::new(*key, count(*number));
             let attributes = numbers.iter().map(number).collect();
-            record(tracer, name, SpanKind::Internal, context, times, attributes);
+            let (from, to) = times;
+            let mut span = begin(tracer, name, SpanKind::Internal, context, from, attributes);
+            span.end_with_timestamp(time_of(to));
         }
     }
 

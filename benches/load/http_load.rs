@@ -219,20 +219,25 @@ impl Load {
     /// Sends the same operation on all connections, each waiting for its answer, for the time of the load. What
     /// happens before is not counted: opening the connections, the first answers, and a short run to warm up.
     pub fn run(&self, work: &Work) -> Measurement {
+        self.run_mixed(std::slice::from_ref(work))
+    }
+
+    /// The same with several operations: each connection sends one of them, in turn.
+    pub fn run_mixed(&self, works: &[Work]) -> Measurement {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime starts");
-        LocalSet::new().block_on(&runtime, self.run_all(work))
+        LocalSet::new().block_on(&runtime, self.run_all(works))
     }
 
-    async fn run_all(&self, work: &Work) -> Measurement {
+    async fn run_all(&self, works: &[Work]) -> Measurement {
         let tally = Rc::new(Tally::default());
-        let request = Request::new(self.address, work);
         let mut connections = Vec::new();
-        for _ in 0..self.connections {
+        for work in works.iter().cycle().take(self.connections) {
+            let request = Request::new(self.address, work);
             match first_answer(self.address, &request, work).await {
-                Ok(connection) => connections.push(connection),
+                Ok(connection) => connections.push((connection, request)),
                 Err(error) => tally.fail(error),
             }
         }
@@ -240,14 +245,8 @@ impl Load {
         let end = start + self.duration;
         let tasks: Vec<_> = connections
             .into_iter()
-            .map(|connection| {
-                tokio::task::spawn_local(send_until(
-                    connection,
-                    request.clone(),
-                    start,
-                    end,
-                    tally.clone(),
-                ))
+            .map(|(connection, request)| {
+                tokio::task::spawn_local(send_until(connection, request, start, end, tally.clone()))
             })
             .collect();
         tokio::time::sleep_until(start.into()).await;

@@ -338,22 +338,22 @@ impl Results {
         };
         let rate = |name| median_of(name, &|run| Some(run.appended.rate));
         let handled = |name| median_of(name, &|run| run.handled_ms);
-        let beside = |what, name, other| {
+        let beside = |what, name, other, has_target: bool| {
             let (ours, other) = (rate(name)?, rate(other)?);
             Some(Line {
                 what,
                 ours: format!("{} /s", thousands(ours)),
                 other: format!("{} /s", thousands(other)),
                 ratio: Some(ours / other),
-                target: "at least 0.9",
-                is_met: Some(ours >= 0.9 * other),
+                target: if has_target { "at least 0.9" } else { "-" },
+                is_met: has_target.then_some(ours >= 0.9 * other),
                 note: String::new(),
             })
         };
         let done = || {
             let (ours, other) = (handled("90 and 10 dead")?, handled("90")?);
             Some(Line {
-                what: "10,000 events at 90 handlers, beside 10 dead",
+                what: "10,000 events until the last effect at 90, beside 10 dead",
                 ours: format!("{ours:.0} ms"),
                 other: format!("{other:.0} ms without them"),
                 ratio: Some(other / ours),
@@ -363,8 +363,18 @@ impl Results {
             })
         };
         [
-            beside("appendEvent beside 90 handlers, and none", "90", "none"),
-            beside("  with 10 dead ones, and without", "90 and 10 dead", "90"),
+            beside(
+                "appendEvent beside 90 handlers and 10 dead, and 90",
+                "90 and 10 dead",
+                "90",
+                true,
+            ),
+            beside(
+                "  beside 90 that want it, and none (information)",
+                "90",
+                "none",
+                false,
+            ),
             done(),
         ]
         .into_iter()

@@ -28,14 +28,7 @@ pub struct Commands {
     pub attempts: u32,
 
     /// The pause after the first try that fails; each further one is four times as long, up to an hour
-    #[arg(
-        id = "command-retry-delay",
-        long = "command-retry-delay",
-        env = "TIDINGS_COMMAND_RETRY_DELAY",
-        value_name = "TIME",
-        default_value = "1s",
-        value_parser = parse_duration
-    )]
+    #[arg(id = "command-retry-delay", long, env = "TIDINGS_COMMAND_RETRY_DELAY", value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     pub retry_delay: Duration,
 }
 

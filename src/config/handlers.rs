@@ -44,14 +44,7 @@ pub struct Handlers {
     pub allow_private: bool,
 
     /// How long a handler may take for one event, an answer to a webhook included
-    #[arg(
-        id = "handler-timeout",
-        long = "handler-timeout",
-        env = "TIDINGS_HANDLER_TIMEOUT",
-        value_name = "TIME",
-        default_value = "10s",
-        value_parser = parse_duration
-    )]
+    #[arg(id = "handler-timeout", long, env = "TIDINGS_HANDLER_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub time_out: Duration,
 
     /// How many events each handler is given at a time, at most: of different aggregates
@@ -76,25 +69,11 @@ pub struct Handlers {
 
     /// The pause after the first attempt of a delivery that fails; each further one is five times as long, and all are shifted
     /// a little by chance
-    #[arg(
-        id = "handler-retry-delay",
-        long = "handler-retry-delay",
-        env = "TIDINGS_HANDLER_RETRY_DELAY",
-        value_name = "TIME",
-        default_value = "5s",
-        value_parser = parse_duration
-    )]
+    #[arg(id = "handler-retry-delay", long, env = "TIDINGS_HANDLER_RETRY_DELAY", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     pub retry_delay: Duration,
 
     /// The longest pause between two attempts
-    #[arg(
-        id = "handler-longest-delay",
-        long = "handler-longest-delay",
-        env = "TIDINGS_HANDLER_LONGEST_DELAY",
-        value_name = "TIME",
-        default_value = "6h",
-        value_parser = parse_duration
-    )]
+    #[arg(id = "handler-longest-delay", long, env = "TIDINGS_HANDLER_LONGEST_DELAY", value_name = "TIME", default_value = "6h", value_parser = parse_duration)]
     pub longest_delay: Duration,
 }
 

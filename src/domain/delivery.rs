@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    AggregateId, CheckpointStep, DeliveryId, FencingToken, HandlerId, NewEntry, Partition,
+    AggregateId, CheckpointStep, DeliveryId, EventId, FencingToken, HandlerId, NewEntry, Partition,
     Position, SqlFunctionName, Timestamp,
     append::{AppendedEntry, Outcome},
 };
@@ -95,6 +95,12 @@ impl LastError {
         Self(text)
     }
 
+    /// What is said of an entry that its stream does not take, also by the functions in PostgreSQL.
+    #[must_use]
+    pub fn entry_refused() -> Self {
+        Self::new("the stream has another entry of this event's id")
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -115,6 +121,8 @@ pub struct DeliveryWrite {
     pub id: DeliveryId,
     /// Whether it is not stored yet.
     pub is_new: bool,
+    /// The event.
+    pub event_id: EventId,
     /// The event's place.
     pub position: Position,
     /// The event's aggregate.
@@ -193,7 +201,8 @@ pub struct SqlRun<'r> {
     pub token: FencingToken,
     /// The events, in their order.
     pub tries: &'r [SqlTry],
-    /// How long to wait after the first attempt that failed, the second one and so on; behind the last one it is dead.
+    /// How long to wait after the first attempt that failed, the second one and so on, each shifted a little by chance; behind the
+    /// last one it is dead.
     pub delays: &'r [Duration],
     /// The calls end after so many failures in a row.
     pub most_failures: u32,
@@ -210,8 +219,19 @@ pub struct SqlRunOutcome {
     pub reached: Position,
     /// In which time the next delivery is due; none where none is under way.
     pub next_due: Option<Duration>,
-    /// For each call that was made, in order: none where it succeeded.
-    pub calls: Vec<Option<LastError>>,
+    /// What became of each event that was looked at, in order.
+    pub calls: Vec<SqlCall>,
+}
+
+/// What became of one event of a [`SqlRun`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SqlCall {
+    /// The function was called, and what it did is stored.
+    Done,
+    /// It failed.
+    Failed(LastError),
+    /// It was not called: an earlier event of the aggregate has failed.
+    HeldBack,
 }
 
 #[cfg(test)]

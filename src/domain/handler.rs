@@ -1,6 +1,6 @@
 //! Event handlers: what each does with the events of its types, and how that is written. Floor 0.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use url::{Host, Url};
 
@@ -29,7 +29,7 @@ pub struct EventHandler {
     pub function: HandlerFunction,
     /// Whether it does it.
     pub is_active: bool,
-    /// It waits until then, for its endpoint failed many times in a row.
+    /// It waits until then, for its endpoint failed many times in a row; then it is probed. A success clears it.
     pub paused_until: Option<Timestamp>,
     /// When it was registered.
     pub created_at: Timestamp,
@@ -38,6 +38,14 @@ pub struct EventHandler {
 }
 
 impl EventHandler {
+    /// Whether it waits at its place: its endpoint failed many times in a row, and it has not been probed again for as long as a
+    /// probe may take. Every server says the same, for it follows from what is stored.
+    #[must_use]
+    pub fn is_paused(&self, now: Timestamp, probe: Duration) -> bool {
+        let until = self.paused_until.map(|until| until.after(probe));
+        until.is_some_and(|until| until > now)
+    }
+
     /// Whether it wants an event.
     #[must_use]
     pub fn wants(&self, event: &Event) -> bool {

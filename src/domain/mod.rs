@@ -41,7 +41,7 @@ pub use decider::{
     Rejection, State,
 };
 pub use delivery::{
-    Delivery, DeliveryStatus, DeliveryWrite, HandlerStep, LastError, SavedStep, SqlRun,
+    Delivery, DeliveryStatus, DeliveryWrite, HandlerStep, LastError, SavedStep, SqlCall, SqlRun,
     SqlRunOutcome, SqlTry, StepOutcome,
 };
 pub use entry::{Entry, NewEntry, Stream};

@@ -58,8 +58,10 @@ impl EventHandlerObject {
     }
 
     /// True while it waits at its place because its endpoint failed many times in a row; it is probed until it answers.
-    async fn is_paused(&self) -> bool {
-        self.0.paused_until.is_some()
+    async fn is_paused(&self, ctx: &Context<'_>) -> bool {
+        ctx.data_unchecked::<Arc<App>>()
+            .handlers()
+            .is_paused(&self.0)
     }
 
     /// When it was registered.
@@ -122,7 +124,6 @@ impl Plain for EventHandlerObject {
             "eventTypes" => text.list(&handler.event_types, |name, text| text.text(name.as_str())),
             "function" => text.text(&handler.function.to_string()),
             "isActive" => text.boolean(handler.is_active),
-            "isPaused" => text.boolean(handler.paused_until.is_some()),
             "createdAt" => text.instant(handler.created_at),
             _ => None,
         }

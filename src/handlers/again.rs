@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
 
 use super::{Handlers, batches::entry_of, delays::retry_delay};
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
 
 /// So many handlers are given the event at a time.
 const AT_A_TIME: usize = 64;
+/// Why an event was not given again.
+const BUSY: &str = "the handler was busy with other events for as long as one may take";
 
 impl Handlers {
     /// Gives an event to every active handler of its type, and answers what came of it, sorted by their names. What fails is
@@ -52,6 +55,18 @@ impl Handlers {
         handler: Arc<EventHandler>,
         event: Arc<Event>,
     ) -> Result<(Arc<EventHandler>, Delivery), StoreError> {
+        let spans = match handler.function {
+            // Each call has a span of its own.
+            HandlerFunction::Webhook(_) | HandlerFunction::Rust(_) => None,
+            _ => Some(self.begin_batch(std::slice::from_ref(&event))),
+        };
+        let endpoint = self.endpoint(&handler);
+        let called = timeout(self.config.time_out, endpoint.wait_out_of_turn());
+        let Ok(_turn) = called.await else {
+            return self
+                .store_failed(handler, &event, LastError::new(BUSY))
+                .await;
+        };
         let outcome = match &handler.function {
             HandlerFunction::Log => {
                 self.log(&handler, &event);
@@ -69,10 +84,46 @@ impl Handlers {
                 self.call(&handler, event.clone()).await
             }
         };
+        if let Some(spans) = spans {
+            let told = |_| Some(outcome.as_ref().copied().map_err(ToString::to_string));
+            self.end_batch(spans, &handler, told);
+        }
+        let delivery = match outcome {
+            Ok(()) => self.told(&handler, &event, DeliveryStatus::Delivered, None),
+            Err(error) => return self.store_failed(handler, &event, error).await,
+        };
+        Ok((handler, delivery))
+    }
+
+    async fn store_failed(
+        &self,
+        handler: Arc<EventHandler>,
+        event: &Event,
+        error: LastError,
+    ) -> Result<(Arc<EventHandler>, Delivery), StoreError> {
         let id = DeliveryId(self.clock.new_id());
-        let told = |status, last_error| Delivery {
+        let delay = retry_delay(&self.config, 1, id.0);
+        let stored = self
+            .store
+            .store_failed(handler.id, event, id, &error, delay)
+            .await?;
+        // One that is not stored the handler comes to by itself.
+        let delivery = stored
+            .unwrap_or_else(|| self.told(&handler, event, DeliveryStatus::Retrying, Some(error)));
+        Ok((handler, delivery))
+    }
+
+    /// What is answered of a delivery that is not stored.
+    fn told(
+        &self,
+        handler: &EventHandler,
+        event: &Event,
+        status: DeliveryStatus,
+        last_error: Option<LastError>,
+    ) -> Delivery {
+        Delivery {
             partition: event.partition,
-            id,
+            id: DeliveryId(self.clock.new_id()),
             handler_id: handler.id,
             position: event.position,
             aggregate_id: event.aggregate_id,
@@ -81,20 +132,7 @@ impl Handlers {
             last_error,
             next_attempt_at: None,
             updated_at: self.clock.now(),
-        };
-        let delivery = match outcome {
-            Ok(()) => told(DeliveryStatus::Delivered, None),
-            Err(error) => {
-                let delay = retry_delay(&self.config, 1, id.0);
-                let stored = self
-                    .store
-                    .store_failed(handler.id, &event, id, &error, delay)
-                    .await?;
-                // One that is not stored the handler comes to by itself.
-                stored.unwrap_or_else(|| told(DeliveryStatus::Retrying, Some(error)))
-            }
-        };
-        Ok((handler, delivery))
+        }
     }
 
     async fn publish(

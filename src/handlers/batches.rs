@@ -1,19 +1,26 @@
 //! Handlers that take events in batches, one after another: log, publish, sql. Floor 4.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 
-use super::place::{Fault, IDLE_EVERY, Place, Stored, stored_delivery};
+use super::{
+    place::{Fault, IDLE_EVERY, Place, Stored, stored_delivery},
+    spans::BatchSpans,
+};
 use crate::{
     domain::{
-        Delivery, DeliveryId, DeliveryStatus, Event, ExpectedPosition, NewEntry, Position,
-        SqlFunctionName, SqlRun, SqlTry, StreamName,
+        Delivery, DeliveryId, DeliveryStatus, DeliveryWrite, Event, ExpectedPosition, LastError,
+        NewEntry, Position, SqlCall, SqlFunctionName, SqlRun, SqlTry, StreamName, append::Outcome,
     },
-    handlers::delays::retry_delay,
+    handlers::delays::grown_delay,
     tail::PartitionFollower,
 };
 
@@ -42,6 +49,8 @@ pub(super) struct Batches {
     pub(super) revised: watch::Receiver<i64>,
     /// Up to where the log was looked at.
     looked: Position,
+    /// Whether stored deliveries had their turn since it was last looked whether there are events.
+    has_retried: bool,
 }
 
 impl Batches {
@@ -53,6 +62,7 @@ impl Batches {
     ) -> Self {
         Self {
             looked: place.stored,
+            has_retried: false,
             place,
             function,
             follower,
@@ -67,6 +77,15 @@ impl Batches {
             let bytes = self.place.handlers.bytes_of_a_task();
             self.follower.read_pages_of(bytes);
             let shut = self.place.endpoint.shut_until();
+            // What is due waits for one batch at most, however many events there are; and these for one batch of what is due.
+            if shut.is_none() && self.place.is_due() && !self.has_retried {
+                self.has_retried = true;
+                if let Stored::Lost = self.retry().await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            self.has_retried = false;
             let idle_until = self.place.stored_at + IDLE_EVERY;
             let due_at = self.place.next_due.unwrap_or(idle_until);
             let stored = tokio::select! {
@@ -105,21 +124,15 @@ impl Batches {
         }
         match self.function.clone() {
             BatchFunction::Log => {
-                for event in &wanted {
-                    self.place.handlers.log(&self.place.handler, event);
-                }
+                self.log(&wanted);
                 self.looked = last;
                 Ok(Stored::Yes)
             }
             BatchFunction::Publish(stream) => {
-                let partition = self.place.handlers.store.partitions().of_stream(&stream);
-                let entries = wanted.iter().map(|event| {
-                    let delivery = self.place.new_delivery(event);
-                    (partition, entry_of(event, &stream), delivery)
-                });
-                let entries = entries.collect();
+                let writes = wanted.iter().map(|event| self.place.new_delivery(event));
+                let writes = writes.collect();
                 self.looked = last;
-                self.place.save(last, Vec::new(), entries).await
+                self.publish(&stream, &wanted, writes, last).await
             }
             BatchFunction::Sql(function) => self.call_new(&function, &wanted, last).await,
         }
@@ -131,33 +144,80 @@ impl Batches {
         if due.is_empty() {
             return Ok(Stored::Yes);
         }
+        let stored = self.place.stored;
+        let writes = || {
+            due.iter()
+                .map(|(delivery, event)| stored_delivery(delivery, event))
+        };
+        let events: Vec<Arc<Event>> = due.iter().map(|(_, event)| event.clone()).collect();
         match self.function.clone() {
             BatchFunction::Log => {
-                for (_, event) in &due {
-                    self.place.handlers.log(&self.place.handler, event);
-                }
-                let done = due.iter().map(|(delivery, _)| stored_delivery(delivery));
+                self.log(&events);
                 self.place
-                    .save(self.place.stored, done.collect(), Vec::new())
+                    .save(stored, writes().collect(), Vec::new())
                     .await
             }
             BatchFunction::Publish(stream) => {
-                let partition = self.place.handlers.store.partitions().of_stream(&stream);
-                let entries = due.iter().map(|(delivery, event)| {
-                    let entry = entry_of(event, &stream);
-                    (partition, entry, stored_delivery(delivery))
-                });
-                let entries = entries.collect();
-                self.place
-                    .save(self.place.stored, Vec::new(), entries)
+                self.publish(&stream, &events, writes().collect(), stored)
                     .await
             }
             BatchFunction::Sql(function) => {
                 let tries: Vec<SqlTry> = due.iter().map(|(delivery, _)| again(delivery)).collect();
-                let stored = self.place.stored;
-                self.call(&function, &tries, stored, stored).await
+                self.call(&function, &events, &tries, (stored, stored))
+                    .await
             }
         }
+    }
+
+    fn log(&self, events: &[Arc<Event>]) {
+        let Place {
+            handlers, handler, ..
+        } = &self.place;
+        let spans = handlers.begin_batch(events);
+        for event in events {
+            handlers.log(handler, event);
+        }
+        handlers.end_batch(spans, handler, |_| Some(Ok(())));
+    }
+
+    /// Makes entries of events, and moves the checkpoint.
+    async fn publish(
+        &mut self,
+        stream: &StreamName,
+        events: &[Arc<Event>],
+        writes: Vec<DeliveryWrite>,
+        to: Position,
+    ) -> Result<Stored, Fault> {
+        let handlers = self.place.handlers.clone();
+        let spans = handlers.begin_batch(events);
+        let partition = handlers.store.partitions().of_stream(stream);
+        let entries = events.iter().map(|event| entry_of(event, stream));
+        let entries = entries
+            .zip(writes)
+            .map(|(entry, write)| (partition, entry, write));
+        let saved = self
+            .place
+            .save_step(to, Vec::new(), entries.collect())
+            .await?;
+        let Some(saved) = saved else {
+            return Ok(Stored::Lost);
+        };
+        let mut refused: HashSet<Position> = HashSet::new();
+        for (event, outcome) in events.iter().zip(saved.entries) {
+            if let Outcome::Refused(_) = outcome {
+                refused.insert(event.position);
+            }
+        }
+        let told = |position| {
+            let is_refused = refused.contains(&position);
+            Some(if is_refused {
+                Err(LastError::entry_refused().to_string())
+            } else {
+                Ok(())
+            })
+        };
+        handlers.end_batch(spans, &self.place.handler, told);
+        Ok(Stored::Yes)
     }
 
     async fn call_new(
@@ -174,7 +234,8 @@ impl Batches {
                 (false, Some(newest)) => newest.position,
                 _ => last,
             };
-            if let Stored::Lost = self.call(function, &tries, self.place.stored, to).await? {
+            let steps = (self.place.stored, to);
+            if let Stored::Lost = self.call(function, now, &tries, steps).await? {
                 return Ok(Stored::Lost);
             }
             self.looked = self.place.stored;
@@ -204,17 +265,18 @@ impl Batches {
     async fn call(
         &mut self,
         function: &SqlFunctionName,
+        events: &[Arc<Event>],
         tries: &[SqlTry],
-        from: Position,
-        to: Position,
+        (from, to): (Position, Position),
     ) -> Result<Stored, Fault> {
         let turn = self.place.endpoint.wait_for_turn().await;
         let handlers = self.place.handlers.clone();
         let _permit = handlers.sql_calls.acquire().await;
         let config = &handlers.config;
         let delays: Vec<Duration> = (1..config.attempts)
-            .map(|attempt| retry_delay(config, attempt, handlers.clock.new_id()))
+            .map(|attempt| grown_delay(config, attempt))
             .collect();
+        let spans = handlers.begin_batch(events);
         let run = SqlRun {
             handler_id: self.place.handler.id,
             function,
@@ -237,9 +299,45 @@ impl Batches {
         self.place.has_stored(ran.reached);
         self.place.is_due_in(ran.next_due);
         for call in &ran.calls {
-            self.place.report(&turn, call.is_none()).await;
+            match call {
+                SqlCall::Done => self.place.report(&turn, true).await,
+                SqlCall::Failed(_) => self.place.report(&turn, false).await,
+                SqlCall::HeldBack => {}
+            }
         }
+        self.report_calls(events, tries, &ran.calls, spans);
         Ok(Stored::Yes)
+    }
+
+    /// Tells people what became of calls.
+    fn report_calls(
+        &self,
+        events: &[Arc<Event>],
+        tries: &[SqlTry],
+        calls: &[SqlCall],
+        spans: BatchSpans,
+    ) {
+        let place = &self.place;
+        let mut outcomes: HashMap<Position, Result<(), String>> = HashMap::new();
+        for ((event, call), attempt) in events.iter().zip(calls).zip(tries) {
+            match call {
+                SqlCall::HeldBack => {}
+                SqlCall::Done => drop(outcomes.insert(event.position, Ok(()))),
+                SqlCall::Failed(error) => {
+                    outcomes.insert(event.position, Err(error.to_string()));
+                    let attempts = attempt.attempts + 1;
+                    if place.is_last(attempts) {
+                        place.report_dead(&DeliveryWrite {
+                            attempts,
+                            last_error: Some(error.clone()),
+                            ..place.new_delivery(event)
+                        });
+                    }
+                }
+            }
+        }
+        let told = |position| outcomes.get(&position).cloned();
+        place.handlers.end_batch(spans, &place.handler, told);
     }
 }
 

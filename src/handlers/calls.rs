@@ -63,7 +63,7 @@ enum Called {
 
 struct Finished {
     called: Called,
-    aggregate_id: AggregateId,
+    event: Arc<Event>,
     outcome: Result<(), LastError>,
     turn: Turn,
 }
@@ -134,6 +134,11 @@ impl Calls {
                 && self.window.len() < WINDOW_EVENTS
                 && self.window_bytes < self.most_bytes;
             let can_fetch = shut.is_none() && self.due.is_empty() && self.taken.len() < MOST_DUE;
+            // What is due has its turn before more events have theirs, however many there are.
+            if can_fetch && self.place.is_due() {
+                self.fetch_due().await?;
+                continue;
+            }
             let far = Instant::now() + IDLE_EVERY;
             let store_at = self.place.stored_at
                 + if self.has_delivered {
@@ -152,11 +157,7 @@ impl Calls {
                     }
                 }
                 events = self.follower.next(BATCH_EVENTS), if can_read => self.take(events?).await?,
-                () = sleep_until(self.place.next_due.unwrap_or(far)), if can_fetch && self.place.next_due.is_some() => {
-                    let due = self.place.fetch_due(&self.taken, MOST_DUE).await?;
-                    self.taken.extend(due.iter().map(|(delivery, _)| delivery.id));
-                    self.due.extend(due);
-                }
+                () = sleep_until(self.place.next_due.unwrap_or(far)), if can_fetch && self.place.next_due.is_some() => {}
                 () = sleep_until(store_at), if self.settled_up_to() > self.place.stored => {
                     if let Stored::Lost = self.store().await? {
                         return Ok(());
@@ -172,6 +173,15 @@ impl Calls {
                 }
             }
         }
+    }
+
+    /// Takes stored deliveries in hand that are due.
+    async fn fetch_due(&mut self) -> Result<(), Fault> {
+        let due = self.place.fetch_due(&self.taken, MOST_DUE).await?;
+        self.taken
+            .extend(due.iter().map(|(delivery, _)| delivery.id));
+        self.due.extend(due);
+        Ok(())
     }
 
     /// Begins as many calls as may be.
@@ -215,15 +225,14 @@ impl Calls {
     }
 
     fn call(&mut self, called: Called, event: Arc<Event>, turn: Turn) {
-        let aggregate_id = event.aggregate_id;
-        self.busy.insert(aggregate_id);
+        self.busy.insert(event.aggregate_id);
         let handlers = self.place.handlers.clone();
         let handler = self.place.handler.clone();
         self.running.spawn(async move {
-            let outcome = handlers.call(&handler, event).await;
+            let outcome = handlers.call(&handler, event.clone()).await;
             Finished {
                 called,
-                aggregate_id,
+                event,
                 outcome,
                 turn,
             }
@@ -233,10 +242,11 @@ impl Calls {
     async fn finish(&mut self, finished: Finished) {
         let Finished {
             called,
-            aggregate_id,
+            event,
             outcome,
             turn,
         } = finished;
+        let aggregate_id = event.aggregate_id;
         self.busy.remove(&aggregate_id);
         self.place.report(&turn, outcome.is_ok()).await;
         if let Err(error) = &outcome {
@@ -249,7 +259,7 @@ impl Calls {
         }
         match called {
             Called::Again(delivery) => {
-                let write = stored_delivery(&delivery);
+                let write = stored_delivery(&delivery, &event);
                 self.writes.push(match outcome {
                     Ok(()) => write,
                     Err(error) => self.place.failed(write, error),

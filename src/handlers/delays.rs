@@ -13,16 +13,19 @@ const JITTER: f64 = 0.2;
 
 /// The pause after an attempt that failed, the first one being 1. `chance` is anything random.
 pub(super) fn retry_delay(config: &config::Handlers, attempt: u32, chance: Uuid) -> Duration {
-    let steps = attempt.saturating_sub(1).min(30);
-    let grown = GROWTH
-        .checked_pow(steps)
-        .and_then(|factor| config.retry_delay.checked_mul(factor))
-        .unwrap_or(config.longest_delay);
     let random = u32::from_be_bytes(last_bytes(chance));
     let share = f64::from(random) / f64::from(u32::MAX);
-    grown
+    grown_delay(config, attempt).mul_f64(1.0 - JITTER + 2.0 * JITTER * share)
+}
+
+/// The same, before chance has its part: `tidings_run_sql_handler` draws it by itself for each delivery.
+pub(super) fn grown_delay(config: &config::Handlers, attempt: u32) -> Duration {
+    let steps = attempt.saturating_sub(1).min(30);
+    GROWTH
+        .checked_pow(steps)
+        .and_then(|factor| config.retry_delay.checked_mul(factor))
+        .unwrap_or(config.longest_delay)
         .min(config.longest_delay)
-        .mul_f64(1.0 - JITTER + 2.0 * JITTER * share)
 }
 
 /// The bytes of an id that are random in every version.

@@ -1,11 +1,6 @@
 //! The dispatcher of one partition: a task for each active handler, begun and ended as the registry changes. Floor 4.
 
-use std::{
-    collections::{HashMap, HashSet},
-    error::Error,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, watch},
@@ -46,7 +41,7 @@ pub async fn run_dispatcher(
         running: HashMap::new(),
         tasks: JoinSet::new(),
         ids: HashMap::new(),
-        resting: HashSet::new(),
+        resting: Resting::default(),
     };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -65,8 +60,32 @@ struct Dispatcher {
     running: HashMap<HandlerId, Running>,
     tasks: JoinSet<()>,
     ids: HashMap<Id, HandlerId>,
-    /// Those that have ended by themselves a moment ago.
-    resting: HashSet<HandlerId>,
+    resting: Resting,
+}
+
+/// Handlers whose tasks have ended by themselves a moment ago, and until when each rests.
+#[derive(Default)]
+struct Resting(HashMap<HandlerId, Instant>);
+
+impl Resting {
+    fn add(&mut self, id: HandlerId) {
+        self.0.insert(id, Instant::now() + PAUSE_AFTER_FAULT);
+    }
+
+    fn has(&self, id: &HandlerId) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// When the first of them has rested, whatever else happens until then.
+    fn first(&self) -> Option<Instant> {
+        self.0.values().min().copied()
+    }
+
+    /// Lets go those that have rested.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        self.0.retain(|_, until| *until > now);
+    }
 }
 
 struct Running {
@@ -87,9 +106,10 @@ impl Dispatcher {
         let mut known = self.handlers.known();
         loop {
             let handlers = known.borrow_and_update().clone();
+            self.resting.let_go();
             self.end_unwanted(&handlers);
             self.begin_wanted(&handlers);
-            let rested_at = Instant::now() + PAUSE_AFTER_FAULT;
+            let rested_at = self.resting.first();
             tokio::select! {
                 changed = known.changed() => {
                     if changed.is_err() {
@@ -109,10 +129,10 @@ impl Dispatcher {
                         && let Some(running) = self.running.remove(&id)
                         && !running.stop.is_cancelled()
                     {
-                        self.resting.insert(id);
+                        self.resting.add(id);
                     }
                 }
-                () = sleep_until(rested_at), if !self.resting.is_empty() => self.resting.clear(),
+                () = sleep_until(rested_at.unwrap_or_else(Instant::now)), if rested_at.is_some() => {}
             }
         }
     }
@@ -141,7 +161,7 @@ impl Dispatcher {
         for handler in handlers {
             if handler.is_active
                 && !self.running.contains_key(&handler.id)
-                && !self.resting.contains(&handler.id)
+                && !self.resting.has(&handler.id)
             {
                 self.begin(handler.clone());
             }
@@ -250,5 +270,28 @@ async fn run_handler(place: Place, revised: watch::Receiver<i64>) {
     if let Err(error) = ended {
         let error = error.as_ref() as &dyn Error;
         tracing::warn!(handler = name.as_str(), %partition, error, "a handler waits for the database");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_rests_goes_on_in_time_while_others_end_again_and_again() {
+        let mut resting = Resting::default();
+        let first = HandlerId(Uuid::from_u128(0));
+        resting.add(first);
+        for no in 1..=4 {
+            assert!(resting.has(&first), "{no}");
+            tokio::time::advance(PAUSE_AFTER_FAULT / 4).await;
+            resting.add(HandlerId(Uuid::from_u128(no)));
+            resting.let_go();
+        }
+        assert!(!resting.has(&first));
+        let next = resting.first().expect("the others rest");
+        assert_eq!(next, Instant::now() + PAUSE_AFTER_FAULT / 4);
     }
 }

@@ -35,7 +35,7 @@ struct State {
     pauses: u32,
     paused_until: Option<Instant>,
     is_probing: bool,
-    /// Whether the pause was told to others, who have to be told of its end.
+    /// Whether a pause is stored, by this server or another one: whoever succeeds has to end it.
     is_told: bool,
 }
 
@@ -79,6 +79,22 @@ impl Endpoint {
             state.paused_until = Some(Instant::now() + time);
             state.is_told = true;
         }
+    }
+
+    /// Takes in that a pause is stored, whoever has decided on it: the next success has to be told.
+    pub(super) fn pause_is_stored(&self) {
+        self.lock().is_told = true;
+    }
+
+    /// Waits for the right to call out of turn, whether the handler is paused or not; what comes of the call says nothing of the
+    /// endpoint. It is given back where it is dropped.
+    pub(super) async fn wait_out_of_turn(self: &Arc<Self>) -> Option<Turn> {
+        let permit = self.permits.clone().acquire_owned().await.ok()?;
+        Some(Turn {
+            endpoint: self.clone(),
+            is_probe: false,
+            permit: Some(permit),
+        })
     }
 
     /// Ends a pause, for somebody wants to have it tried.
@@ -271,6 +287,30 @@ mod tests {
         let turn = endpoint.turn().expect("a turn");
         assert_eq!(turn.report(true), Some(Change::Resumed));
         assert_eq!(turn.report(true), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_succeeds_ends_a_pause_that_another_server_has_stored() {
+        let endpoint = endpoint();
+        endpoint.pause_is_stored();
+        let turn = endpoint.turn().expect("this server does not pause");
+        assert_eq!(turn.report(false), None);
+        assert_eq!(turn.report(true), Some(Change::Resumed));
+        assert_eq!(turn.report(true), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_out_of_turn_waits_for_its_permit_and_not_for_the_end_of_a_pause() {
+        let endpoint = endpoint();
+        endpoint.pause_for(600 * SECOND);
+        let first = endpoint.wait_out_of_turn().await;
+        let _second = endpoint.wait_out_of_turn().await;
+        let waiting = endpoint.clone();
+        let waiting = tokio::spawn(async move { drop(waiting.wait_out_of_turn().await) });
+        tokio::time::sleep(SECOND).await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.expect("it has its turn");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ mod endpoint;
 mod functions;
 mod place;
 mod signature;
+mod spans;
 mod webhook;
 
 use std::{
@@ -30,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 pub use dispatcher::run_dispatcher;
 pub use functions::{FunctionNameError, HandlerError, HandlerFunctions};
 
-use self::{endpoint::Endpoint, webhook::Webhooks};
+use self::{
+    endpoint::Endpoint,
+    webhook::{Post, Webhooks},
+};
 use crate::{
     config,
     domain::{
@@ -39,10 +43,14 @@ use crate::{
     },
     store::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions, Store, StoreError},
     tail::Tail,
+    traces::{Span, Traces},
 };
 
-/// How often it is looked at what other servers have changed in the registry.
+/// How often it is looked at what others have changed in the registry.
 const POLL_EVERY: Duration = Duration::from_millis(500);
+
+/// How long it may take, beside the probe itself, until what came of it is stored.
+const PROBE_SLACK: Duration = Duration::from_secs(1);
 
 /// Transactions with calls of a function in SQL that one handler has at a time: one that is slow leaves room for others.
 const SQL_CALLS_OF_A_HANDLER: u32 = 2;
@@ -89,6 +97,7 @@ pub struct Handlers {
     clock: Arc<dyn Clock>,
     config: config::Handlers,
     functions: HandlerFunctions,
+    traces: Traces,
     webhooks: Webhooks,
     sql_calls: Semaphore,
     /// Each task has one.
@@ -110,6 +119,7 @@ impl Handlers {
         tail: Arc<Tail>,
         clock: Arc<dyn Clock>,
         functions: HandlerFunctions,
+        traces: Traces,
         config: &config::Handlers,
     ) -> Result<Arc<Self>, StoreError> {
         let handlers = Arc::new(Self {
@@ -119,6 +129,7 @@ impl Handlers {
             clock,
             config: config.clone(),
             functions,
+            traces,
             sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME as usize),
             tasks: Arc::default(),
             known: watch::Sender::new(Arc::default()),
@@ -129,7 +140,7 @@ impl Handlers {
         Ok(handlers)
     }
 
-    /// Looks at what other servers change in the registry, until it is stopped.
+    /// Looks at what others change in the registry, until it is stopped.
     pub async fn watch_registry(self: Arc<Self>, stop: CancellationToken) {
         let mut poll = interval(POLL_EVERY);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -225,6 +236,12 @@ impl Handlers {
                 }
             }
         }
+    }
+
+    /// Whether a handler waits at its place because its endpoint failed many times in a row.
+    #[must_use]
+    pub fn is_paused(&self, handler: &EventHandler) -> bool {
+        handler.is_paused(self.clock.now(), self.config.time_out + PROBE_SLACK)
     }
 
     /// All handlers, sorted by name, as they are stored.
@@ -334,7 +351,8 @@ impl Handlers {
         endpoint
     }
 
-    /// Forgets the endpoints of handlers that are gone. Of one that somebody has changed the pause ends, unless it is stored.
+    /// Forgets the endpoints of handlers that are gone. Of one that somebody has changed the pause ends, unless it is stored: then
+    /// the first call that succeeds ends it, on whichever server.
     fn review_endpoints(&self, registered: &[Arc<EventHandler>]) {
         let known = self.known.borrow().clone();
         let known: HashMap<HandlerId, i64> = known
@@ -344,13 +362,18 @@ impl Handlers {
         let mut endpoints = self.lock_endpoints();
         endpoints.retain(|id, _| registered.iter().any(|handler| handler.id == *id));
         for handler in registered {
+            let Some((_, endpoint)) = endpoints.get(&handler.id) else {
+                continue;
+            };
+            if handler.paused_until.is_some() {
+                // Another server may have stored it, and may be gone when the endpoint answers again.
+                endpoint.pause_is_stored();
+                continue;
+            }
             let is_changed = known
                 .get(&handler.id)
                 .is_some_and(|revision| *revision != handler.revision);
-            if is_changed
-                && handler.paused_until.is_none()
-                && let Some((_, endpoint)) = endpoints.get(&handler.id)
-            {
+            if is_changed {
                 endpoint.resume();
             }
         }
@@ -364,12 +387,32 @@ impl Handlers {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls a webhook or a function in Rust.
+    /// Calls a webhook or a function in Rust, in the event's trace.
     async fn call(&self, handler: &EventHandler, event: Arc<Event>) -> Result<(), LastError> {
+        let span = self.traces.handle(&handler.name, &event);
+        let call = self.call_within(&span, handler, event);
+        let outcome = span.within(call).await;
+        if let Err(error) = &outcome {
+            span.set_failed(error.as_str());
+        }
+        outcome
+    }
+
+    async fn call_within(
+        &self,
+        span: &Span,
+        handler: &EventHandler,
+        event: Arc<Event>,
+    ) -> Result<(), LastError> {
         match &handler.function {
             HandlerFunction::Webhook(url) => {
-                let now = self.clock.now();
-                self.webhooks.post(url, handler.id, &event, now).await
+                let post = Post {
+                    handler: handler.id,
+                    event: &event,
+                    trace: span.parent(),
+                    now: self.clock.now(),
+                };
+                self.webhooks.post(url, &post).await
             }
             HandlerFunction::Rust(name) => {
                 let call = self.functions.call(name, event);

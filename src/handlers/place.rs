@@ -14,6 +14,7 @@ use crate::{
     domain::{
         CheckpointStep, Delivery, DeliveryId, DeliveryStatus, DeliveryWrite, Event, EventHandler,
         FencingToken, HandlerStep, LastError, NewEntry, Partition, Position, SavedStep,
+        append::Outcome,
     },
     store::{DueDeliveries, StoreError},
 };
@@ -56,6 +57,21 @@ impl Place {
         deliveries: Vec<DeliveryWrite>,
         entries: Vec<(Partition, NewEntry, DeliveryWrite)>,
     ) -> Result<Stored, Fault> {
+        let saved = self.save_step(to, deliveries, entries).await?;
+        Ok(saved.map_or(Stored::Lost, |_| Stored::Yes))
+    }
+
+    /// Stores what the handler has come to, and answers what became of it; none where the checkpoint is lost.
+    pub(super) async fn save_step(
+        &mut self,
+        to: Position,
+        deliveries: Vec<DeliveryWrite>,
+        entries: Vec<(Partition, NewEntry, DeliveryWrite)>,
+    ) -> Result<Option<SavedStep>, Fault> {
+        let is_dead = |write: &&DeliveryWrite| write.status == DeliveryStatus::Dead;
+        let dead: Vec<DeliveryWrite> = deliveries.iter().filter(is_dead).cloned().collect();
+        let published: Vec<DeliveryWrite> =
+            entries.iter().map(|(_, _, write)| write.clone()).collect();
         let writes_deliveries =
             !deliveries.is_empty() || entries.iter().any(|(_, _, delivery)| !delivery.is_new);
         let step = HandlerStep {
@@ -69,14 +85,26 @@ impl Place {
             entries,
         };
         let saved = self.committer.save(step).await?;
-        let Some(SavedStep { next_due, .. }) = saved else {
-            return Ok(Stored::Lost);
+        let Some(saved) = saved else {
+            return Ok(None);
         };
         self.has_stored(to);
         if writes_deliveries {
-            self.is_due_in(next_due);
+            self.is_due_in(saved.next_due);
         }
-        Ok(Stored::Yes)
+        for write in dead {
+            self.report_dead(&write);
+        }
+        for (write, outcome) in published.into_iter().zip(&saved.entries) {
+            if let Outcome::Refused(_) = outcome {
+                self.report_dead(&DeliveryWrite {
+                    attempts: write.attempts + 1,
+                    last_error: Some(LastError::entry_refused()),
+                    ..write
+                });
+            }
+        }
+        Ok(Some(saved))
     }
 
     pub(super) fn has_stored(&mut self, to: Position) {
@@ -87,6 +115,11 @@ impl Place {
     /// Takes in when the next stored delivery is due.
     pub(super) fn is_due_in(&mut self, next: Option<Duration>) {
         self.next_due = next.map(|time| Instant::now() + time);
+    }
+
+    /// Whether it is time to look for stored deliveries.
+    pub(super) fn is_due(&self) -> bool {
+        self.next_due.is_some_and(|due| due <= Instant::now())
     }
 
     /// Whether some aggregates may be held back by deliveries that are stored.
@@ -119,6 +152,7 @@ impl Place {
         DeliveryWrite {
             id: DeliveryId(self.handlers.clock.new_id()),
             is_new: true,
+            event_id: event.id,
             position: event.position,
             aggregate_id: event.aggregate_id,
             status: DeliveryStatus::Waiting,
@@ -131,13 +165,12 @@ impl Place {
     /// What becomes of a delivery that has failed (again).
     pub(super) fn failed(&self, mut write: DeliveryWrite, error: LastError) -> DeliveryWrite {
         write.attempts += 1;
-        let attempts = u32::try_from(write.attempts).unwrap_or(u32::MAX);
-        if attempts >= self.handlers.config.attempts {
-            self.report_dead(&write, &error);
+        if self.is_last(write.attempts) {
             write.status = DeliveryStatus::Dead;
             write.delay = None;
         } else {
             write.status = DeliveryStatus::Retrying;
+            let attempts = u32::try_from(write.attempts).unwrap_or(u32::MAX);
             let chance = self.handlers.clock.new_id();
             write.delay = Some(retry_delay(&self.handlers.config, attempts, chance));
         }
@@ -145,14 +178,21 @@ impl Place {
         write
     }
 
-    pub(super) fn report_dead(&self, write: &DeliveryWrite, error: &LastError) {
+    /// Whether a delivery is dead that has failed so often.
+    pub(super) fn is_last(&self, attempts: i32) -> bool {
+        u32::try_from(attempts).unwrap_or(u32::MAX) >= self.handlers.config.attempts
+    }
+
+    /// Says that a delivery is given up, once that is stored.
+    pub(super) fn report_dead(&self, write: &DeliveryWrite) {
         tracing::error!(
             handler = self.handler.name.as_str(),
+            event_id = %write.event_id,
             partition = %self.partition,
             position = write.position.0,
             aggregate_id = %write.aggregate_id,
             attempts = write.attempts,
-            error = error.as_str(),
+            error = write.last_error.as_ref().map(LastError::as_str),
             "a delivery is dead: retryDeadDeliveries puts it back in line"
         );
     }
@@ -188,10 +228,11 @@ impl Place {
 }
 
 /// A stored delivery as it is, to be written as something else.
-pub(super) fn stored_delivery(delivery: &Delivery) -> DeliveryWrite {
+pub(super) fn stored_delivery(delivery: &Delivery, event: &Event) -> DeliveryWrite {
     DeliveryWrite {
         id: delivery.id,
         is_new: false,
+        event_id: event.id,
         position: delivery.position,
         aggregate_id: delivery.aggregate_id,
         status: DeliveryStatus::Delivered,

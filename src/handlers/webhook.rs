@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, WebhookSecret},
-    domain::{DatabaseId, Event, HandlerId, LastError, Timestamp, WebhookUrl},
+    domain::{DatabaseId, Event, HandlerId, LastError, Timestamp, TraceParent, WebhookUrl},
 };
 
 /// How long a registration waits for the name in a URL to be resolved.
@@ -33,6 +33,15 @@ const NOT_ALLOWED: &str = "is a private, loopback or link-local address, and web
                            server is started with --webhook-allow-private (TIDINGS_WEBHOOK_ALLOW_PRIVATE=true)";
 const NO_SECRET: &str = "webhooks are signed, and this server has no secret to sign them with: start it with --webhook-secret \
                          (TIDINGS_WEBHOOK_SECRET), such as the output of `echo whsec_$(openssl rand -base64 32)`";
+
+/// An event as it is posted for a handler.
+pub(super) struct Post<'p> {
+    pub(super) handler: HandlerId,
+    pub(super) event: &'p Event,
+    /// The span of the post; none where it has none: then the receiver goes on with the trace that the event tells, if any.
+    pub(super) trace: Option<TraceParent>,
+    pub(super) now: Timestamp,
+}
 
 /// What posts events.
 pub(super) struct Webhooks {
@@ -104,13 +113,13 @@ impl Webhooks {
     }
 
     /// Posts an event. It is delivered where the answer's status says so; what else is in the answer is not read.
-    pub(super) async fn post(
-        &self,
-        url: &WebhookUrl,
-        handler: HandlerId,
-        event: &Event,
-        now: Timestamp,
-    ) -> Result<(), LastError> {
+    pub(super) async fn post(&self, url: &WebhookUrl, post: &Post<'_>) -> Result<(), LastError> {
+        let Post {
+            handler,
+            event,
+            trace,
+            now,
+        } = *post;
         let Some(client) = &self.client else {
             return Err(LastError::new(
                 "the server can post nothing: its log says why",
@@ -139,7 +148,8 @@ impl Webhooks {
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature);
-        if let Some(trace) = traceparent(event) {
+        let trace = trace.as_ref().map(ToString::to_string);
+        if let Some(trace) = trace.or_else(|| traceparent(event)) {
             request = request.header("traceparent", trace);
         }
         let answer = request

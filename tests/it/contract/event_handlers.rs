@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidings::domain::{Cursor, Place, Position};
 use uuid::Uuid;
 
 use super::{Contract, event, list, pick, with};
@@ -18,6 +19,8 @@ cases!(
     names_that_other_programs_give_a_meaning_to_are_refused_and_do_nothing,
     a_new_handler_begins_with_the_next_event_or_where_it_is_told,
     a_place_that_is_none_is_refused,
+    a_place_behind_the_newest_event_is_refused_and_the_newest_is_named,
+    a_change_in_the_table_is_known_within_a_second,
     handlers_publish_each_wanted_event_once,
     an_inactive_handler_is_given_nothing_and_goes_on_where_it_stopped,
     a_removed_handler_leaves_nothing_behind,
@@ -289,6 +292,48 @@ async fn a_place_that_is_none_is_refused(contract: Contract) {
         assert!(failure.message().contains(hint), "{}", failure.message());
     }
     assert_eq!(contract.handlers().await, [Value::Null; 0]);
+}
+
+async fn a_place_behind_the_newest_event_is_refused_and_the_newest_is_named(contract: Contract) {
+    contract.fill(3).await;
+    let beyond = {
+        let store = contract.server.app.store();
+        let behind = vec![Position(1000); usize::from(contract.partitions)];
+        let place = Cursor::Events(Place::behind(behind));
+        place.encode(store.database_id(), store.partitions())
+    };
+    let input = json!({ "name": "copy", "function": "publish:copy", "startAfter": beyond });
+    let failure = contract.register_is_refused(input).await;
+    assert_eq!(failure.code(), "PLACE_NOT_REACHED");
+    assert_eq!(contract.handlers().await, [Value::Null; 0]);
+    // The head that it names is a place to begin at.
+    let head = failure.extension("head");
+    let input = json!({ "name": "copy", "function": "publish:copy", "startAfter": head });
+    contract.register(input).await;
+    contract.fill(2).await;
+    contract.handled("copy").await;
+    assert_eq!(contract.stream("copy").await["lastPosition"], 2);
+}
+
+async fn a_change_in_the_table_is_known_within_a_second(contract: Contract) {
+    contract
+        .register(json!({ "name": "copy", "function": "publish:copy" }))
+        .await;
+    contract.fill(1).await;
+    contract.handled("copy").await;
+    let change =
+        "UPDATE event_handlers SET handler_function = 'publish:other', revision = revision + 1";
+    let written = super::database::execute(&contract.server.database, change).await;
+    assert_eq!(written, Ok(1));
+    // Nothing asks this server for its handlers meanwhile: that would tell it. A busy machine may need longer.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    contract.fill(1).await;
+    let started = std::time::Instant::now();
+    while contract.stream("other").await.is_null() {
+        assert!(started.elapsed() < LIMIT, "nothing is published there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(contract.stream("copy").await["lastPosition"], 1);
 }
 
 async fn handlers_publish_each_wanted_event_once(contract: Contract) {

@@ -11,23 +11,24 @@ use crate::support::client::LIMIT;
 use crate::support::receiver::Receiver;
 
 const KILLS: usize = 10;
-const ACKNOWLEDGED_BEFORE_A_KILL: usize = 150;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const COPY: &str = "copy";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_leaves_no_handler_without_an_event_on_sqlite() {
-    kill_again_and_again(Engine::Sqlite, 1).await;
-}
+on_databases!(
+    kill_again_and_again:
+    a_killed_server_leaves_no_handler_without_an_event_on_sqlite(Sqlite, 1),
+    a_killed_server_leaves_no_handler_without_an_event_on_postgres(Postgres, 1),
+    a_killed_server_leaves_no_handler_without_an_event_on_postgres_with_4_partitions(Postgres, 4),
+);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_leaves_no_handler_without_an_event_on_postgres() {
-    kill_again_and_again(Engine::Postgres, 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_leaves_no_handler_without_an_event_on_postgres_with_4_partitions() {
-    kill_again_and_again(Engine::Postgres, 4).await;
+/// A server that may post to this machine, and soon goes on where the one before it was killed.
+fn serve(database_url: &str, partitions: u8) -> TestServer {
+    TestServer::on(database_url)
+        .arguments(["--partitions", &partitions.to_string(), "--lease", "150ms"])
+        .arguments(["--webhook-allow-private", "--handler-retry-delay=20ms"])
+        .arguments(["--handler-longest-delay=100ms", "--handler-attempts=1000"])
+        .env("TIDINGS_WEBHOOK_SECRET", SECRET)
+        .start()
 }
 
 async fn register(client: &Client, name: &str, function: &str) {
@@ -37,6 +38,58 @@ async fn register(client: &Client, name: &str, function: &str) {
         .query(query, json!({ "input": input }))
         .await
         .unwrap();
+}
+
+/// A handler whose function in SQL writes down what it is given, where there are such functions.
+async fn register_notes(database: &Database, client: &Client) {
+    if let Database::Postgres(database) = database {
+        database.execute(
+            "CREATE TABLE noted (no bigserial, event_id uuid, aggregate_id uuid); \
+             CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE sql AS $$ \
+             INSERT INTO noted (event_id, aggregate_id) VALUES (event, aggregate) $$",
+        );
+        register(client, "notes", "sql:note").await;
+    }
+}
+
+/// Events in their order, by their aggregates.
+fn of_aggregates(
+    log: &StoredLog,
+    ids: impl IntoIterator<Item = Uuid>,
+) -> BTreeMap<Uuid, Vec<Uuid>> {
+    let of_event: HashMap<Uuid, Uuid> = log
+        .events
+        .iter()
+        .map(|event| (event.id, event.aggregate_id))
+        .collect();
+    let mut found: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
+    for id in ids {
+        found.entry(of_event[&id]).or_default().push(id);
+    }
+    found
+}
+
+/// Each event is published and noted once, in order. All events, by their aggregates.
+async fn assert_done_once(database: &Database, log: &StoredLog) -> BTreeMap<Uuid, Vec<Uuid>> {
+    let expected = of_aggregates(log, log.events.iter().map(|event| event.id));
+    let published = log.of_stream(COPY).into_iter().map(|entry| entry.event_id);
+    assert_eq!(
+        of_aggregates(log, published),
+        expected,
+        "each event is published once, in order"
+    );
+    if let Database::Postgres(database) = database {
+        let noted = database
+            .text("SELECT coalesce(string_agg(event_id::text, ',' ORDER BY no), '') FROM noted")
+            .await;
+        let noted = noted.split(',').map(|id| id.parse().unwrap());
+        assert_eq!(
+            of_aggregates(log, noted),
+            expected,
+            "each event is noted once, in order"
+        );
+    }
+    expected
 }
 
 /// Waits until all handlers have looked at every event, and no delivery is left.
@@ -60,12 +113,7 @@ async fn all_handled(client: &Client) {
 
 async fn kill_again_and_again(engine: Engine, partitions: u8) {
     let database = Arc::new(Database::make(engine));
-    let mut server = TestServer::on(&database.url())
-        .arguments(["--partitions", &partitions.to_string(), "--lease", "150ms"])
-        .arguments(["--webhook-allow-private", "--handler-retry-delay=20ms"])
-        .arguments(["--handler-longest-delay=100ms", "--handler-attempts=1000"])
-        .env("TIDINGS_WEBHOOK_SECRET", SECRET)
-        .start();
+    let mut server = serve(&database.url(), partitions);
     let client = Client::new(&server);
     let receiver = Receiver::start(|no, _| {
         let status = if no % 10 == 3 { 500 } else { 200 };
@@ -74,62 +122,12 @@ async fn kill_again_and_again(engine: Engine, partitions: u8) {
     .await;
     register(&client, "copies", &format!("publish:{COPY}")).await;
     register(&client, "hook", &receiver.url).await;
-    if let Database::Postgres(database) = database.as_ref() {
-        database.execute(
-            "CREATE TABLE noted (no bigserial, event_id uuid, aggregate_id uuid); \
-             CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE sql AS $$ \
-             INSERT INTO noted (event_id, aggregate_id) VALUES (event, aggregate) $$",
-        );
-        register(&client, "notes", "sql:note").await;
-    }
-    let next = Arc::new(mixed());
-    let mut ledger = Ledger::default();
-    for _ in 0..rounds(KILLS) {
-        let next = next.clone();
-        let load = Load::start(&client, WRITERS, move |writer, call| next(writer, call));
-        load.until_more_acknowledged(ACKNOWLEDGED_BEFORE_A_KILL)
-            .await;
-        server.kill9();
-        load.until("a call that is cut off", |counts| counts.cut > 0)
-            .await;
-        ledger.add(load.stop().await);
-        server.restart();
-    }
-    ledger.repeat_unknown(&client).await;
+    register_notes(&database, &client).await;
+    let ledger = kill_during_load(&mut server, &client, KILLS).await;
     all_handled(&client).await;
     let mut log = StoredLog::read_whole(&database.url()).await;
 
-    let mut expected: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
-    for event in &log.events {
-        expected
-            .entry(event.aggregate_id)
-            .or_default()
-            .push(event.id);
-    }
-    let of_event: HashMap<Uuid, Uuid> = log
-        .events
-        .iter()
-        .map(|event| (event.id, event.aggregate_id))
-        .collect();
-    let of_aggregates = |ids: &mut dyn Iterator<Item = Uuid>| {
-        let mut found: BTreeMap<Uuid, Vec<Uuid>> = BTreeMap::new();
-        for id in ids {
-            found.entry(of_event[&id]).or_default().push(id);
-        }
-        found
-    };
-    let published = of_aggregates(&mut log.of_stream(COPY).iter().map(|entry| entry.event_id));
-    assert_eq!(
-        published, expected,
-        "each event is published once, in order"
-    );
-    if let Database::Postgres(database) = database.as_ref() {
-        let noted = database
-            .text("SELECT coalesce(string_agg(event_id::text, ',' ORDER BY no), '') FROM noted")
-            .await;
-        let noted = of_aggregates(&mut noted.split(',').map(|id| id.parse().unwrap()));
-        assert_eq!(noted, expected, "each event is noted once, in order");
-    }
+    let expected = assert_done_once(&database, &log).await;
     let taken = receiver.taken();
     let mut first_times: Vec<Uuid> = Vec::new();
     let mut seen = std::collections::HashSet::new();
@@ -139,7 +137,7 @@ async fn kill_again_and_again(engine: Engine, partitions: u8) {
             first_times.push(id);
         }
     }
-    let given = of_aggregates(&mut first_times.into_iter());
+    let given = of_aggregates(&log, first_times);
     assert_eq!(
         given, expected,
         "each event is posted at least once, in order"
@@ -150,6 +148,39 @@ async fn kill_again_and_again(engine: Engine, partitions: u8) {
         log.events.len(),
         taken.len()
     );
+    log.entries.retain(|entry| entry.stream != COPY);
+    ledger.assert_kept_in(&log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_partitions_over_does_what_is_left_once() {
+    const TAKEOVERS: usize = 4;
+    let database = Arc::new(Database::make(Engine::Postgres));
+    let mut servers = [0, 1].map(|_| serve(&database.url(), 4));
+    let clients = servers.each_ref().map(Client::new);
+    register(&clients[0], "copies", &format!("publish:{COPY}")).await;
+    register_notes(&database, &clients[0]).await;
+    let next = Arc::new(mixed());
+    let mut ledger = Ledger::default();
+    for round in 0..TAKEOVERS {
+        // All partitions are one server's at the end of a round, so each kill takes some from it.
+        let (killed, left) = (round % 2, 1 - round % 2);
+        let next = next.clone();
+        let client = &clients[left];
+        let load = Load::start(client, WRITERS, move |writer, call| next(writer, call));
+        load.until_more_acknowledged(ACKNOWLEDGED_BEFORE_A_KILL)
+            .await;
+        servers[killed].kill9();
+        load.until_more_acknowledged(ACKNOWLEDGED_BEFORE_A_KILL)
+            .await;
+        ledger.add(load.stop().await);
+        all_handled(client).await;
+        servers[killed].restart();
+    }
+    ledger.repeat_unknown(&clients[0]).await;
+    all_handled(&clients[0]).await;
+    let mut log = StoredLog::read_whole(&database.url()).await;
+    assert_done_once(&database, &log).await;
     log.entries.retain(|entry| entry.stream != COPY);
     ledger.assert_kept_in(&log);
 }

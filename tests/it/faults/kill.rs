@@ -3,17 +3,12 @@
 use super::*;
 
 const ROUNDS: usize = 10;
-const ACKNOWLEDGED_BEFORE_A_KILL: usize = 150;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_keeps_what_it_acknowledged_on_sqlite() {
-    kill_again_and_again(Engine::Sqlite, 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_keeps_what_it_acknowledged_on_postgres() {
-    kill_again_and_again(Engine::Postgres, 4).await;
-}
+on_databases!(
+    kill_again_and_again:
+    a_killed_server_keeps_what_it_acknowledged_on_sqlite(Sqlite, 1),
+    a_killed_server_keeps_what_it_acknowledged_on_postgres(Postgres, 4),
+);
 
 async fn kill_again_and_again(engine: Engine, partitions: u8) {
     let database = Arc::new(Database::make(engine));

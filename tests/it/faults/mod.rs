@@ -1,5 +1,15 @@
 //! What happens to appends and subscriptions when the server, its database, its clients or its disk fail.
 
+/// Makes a test of a case on each of some databases, each with its partitions.
+macro_rules! on_databases {
+    ($case:ident: $($name:ident($engine:ident, $partitions:literal)),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $case(Engine::$engine, $partitions).await;
+        }
+    )+};
+}
+
 mod disk;
 mod handlers;
 mod hang_up;
@@ -24,6 +34,9 @@ use crate::support::server::TestServer;
 /// Writers during a fault.
 const WRITERS: usize = 16;
 
+/// Calls that are acknowledged at least before a server is killed.
+const ACKNOWLEDGED_BEFORE_A_KILL: usize = 150;
+
 /// More of it where the run may take long.
 fn rounds(usual: usize) -> usize {
     if std::env::var_os("TIDINGS_LONG").is_some() {
@@ -31,6 +44,25 @@ fn rounds(usual: usize) -> usize {
     } else {
         usual
     }
+}
+
+/// Kills a server during load, again and again: what it has acknowledged, without open questions.
+async fn kill_during_load(server: &mut TestServer, client: &Client, kills: usize) -> Ledger {
+    let next = Arc::new(mixed());
+    let mut ledger = Ledger::default();
+    for _ in 0..rounds(kills) {
+        let next = next.clone();
+        let load = Load::start(client, WRITERS, move |writer, call| next(writer, call));
+        load.until_more_acknowledged(ACKNOWLEDGED_BEFORE_A_KILL)
+            .await;
+        server.kill9();
+        load.until("a call that is cut off", |counts| counts.cut > 0)
+            .await;
+        ledger.add(load.stop().await);
+        server.restart();
+    }
+    ledger.repeat_unknown(client).await;
+    ledger
 }
 
 /// Subscribers of everything that [`mixed`] appends, with and without a filter, each from the beginning.

@@ -17,7 +17,6 @@ use crate::support::postgres::Cluster;
 use crate::support::projected::{StoredModels, assert_published};
 
 const KILLS: usize = 10;
-const ACKNOWLEDGED_BEFORE_A_KILL: usize = 200;
 /// Short enough for a test, long enough for a machine that is busy.
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -90,45 +89,20 @@ impl Drop for Holder {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_folds_and_publishes_each_event_once_on_sqlite() {
-    kill_again_and_again(Engine::Sqlite, 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_folds_and_publishes_each_event_once_on_sqlite_with_4_partitions() {
-    kill_again_and_again(Engine::Sqlite, 4).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_folds_and_publishes_each_event_once_on_postgres() {
-    kill_again_and_again(Engine::Postgres, 1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_folds_and_publishes_each_event_once_on_postgres_with_4_partitions() {
-    kill_again_and_again(Engine::Postgres, 4).await;
-}
+on_databases!(
+    kill_again_and_again:
+    a_killed_server_folds_and_publishes_each_event_once_on_sqlite(Sqlite, 1),
+    a_killed_server_folds_and_publishes_each_event_once_on_sqlite_with_4_partitions(Sqlite, 4),
+    a_killed_server_folds_and_publishes_each_event_once_on_postgres(Postgres, 1),
+    a_killed_server_folds_and_publishes_each_event_once_on_postgres_with_4_partitions(Postgres, 4),
+);
 
 async fn kill_again_and_again(engine: Engine, partitions: u8) {
     let database = Arc::new(Database::make(engine));
     let mut server = serve(&database.url(), partitions);
     let client = Client::new(&server);
     let holder = Holder::start(&client);
-    let next = Arc::new(mixed());
-    let mut ledger = Ledger::default();
-    for _ in 0..rounds(KILLS) {
-        let next = next.clone();
-        let load = Load::start(&client, WRITERS, move |writer, call| next(writer, call));
-        load.until_more_acknowledged(ACKNOWLEDGED_BEFORE_A_KILL)
-            .await;
-        server.kill9();
-        load.until("a call that is cut off", |counts| counts.cut > 0)
-            .await;
-        ledger.add(load.stop().await);
-        server.restart();
-    }
-    ledger.repeat_unknown(&client).await;
+    let ledger = kill_during_load(&mut server, &client, KILLS).await;
     let (mut log, models) = StoredModels::read_settled(&database.url()).await;
     models.assert_folded(&log);
     assert_published(&log);

@@ -1,5 +1,6 @@
 //! What the API refuses, what it costs, and who may do what.
 
+mod bad_data;
 mod bad_input;
 mod bombs;
 mod roles;

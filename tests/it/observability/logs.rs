@@ -1,8 +1,15 @@
 //! The log: as text and as JSON, each line of a request with the id that the client gets.
 
-use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
-use crate::support::{client::Client, postgres::Cluster, server::TestServer};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{
+    client::{Client, LIMIT},
+    postgres::Cluster,
+    server::{TestServer, free_port},
+};
 
 /// The lines of the log, once the server has ended: those of its greeting begin with no brace.
 fn lines(server: &TestServer) -> Vec<Value> {
@@ -76,6 +83,77 @@ async fn each_line_is_json_and_has_the_request_id_that_the_client_gets() {
         .iter()
         .find(|line| line["message"] == "answer" && line["span"]["request_id"] == by_http.as_str());
     assert_eq!(answered.unwrap()["status"], 200);
+}
+
+#[tokio::test]
+async fn each_dead_delivery_is_one_line_with_its_handler_event_attempts_and_error() {
+    let database = Cluster::shared().create_database();
+    let mut server = TestServer::on(&database.url)
+        .arguments(["--log-format", "json", "--handler-attempts=2"])
+        .arguments(["--handler-retry-delay=20ms", "--webhook-allow-private"])
+        .env(
+            "TIDINGS_WEBHOOK_SECRET",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        )
+        .start();
+    let client = Client::new(&server);
+    database.execute(
+        "CREATE FUNCTION refuse(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE EXCEPTION 'it is refused'; END $$",
+    );
+    let hook = format!("http://127.0.0.1:{}/", free_port());
+    let handlers = [
+        ("copy", "publish:copy", 1, "another entry"),
+        ("hook", hook.as_str(), 2, "cannot be reached"),
+        ("sql", "sql:refuse", 2, "it is refused"),
+    ];
+    for (name, function, ..) in handlers {
+        let query = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { id } } }";
+        let input = json!({ "name": name, "function": function });
+        let registered = client.query(query, json!({ "input": input })).await;
+        registered.unwrap();
+    }
+    let id = Uuid::new_v4();
+    let entry = json!({ "streamName": "copy", "eventId": id, "type": "other", "data": {} });
+    let query = "mutation($input: AppendToStreamInput!) { appendToStream(input: $input) { entry { eventId } } }";
+    client
+        .query(query, json!({ "input": entry }))
+        .await
+        .unwrap();
+    let event = json!({ "id": id, "aggregateId": Uuid::new_v4(), "aggregateType": "user", "type": "user_created", "data": {} });
+    let query =
+        "mutation($input: AppendEventInput!) { appendEvent(input: $input) { event { id } } }";
+    client
+        .query(query, json!({ "input": event }))
+        .await
+        .unwrap();
+    let started = Instant::now();
+    loop {
+        let query = "{ eventHandlers { deliveries(status: DEAD) { nodes { id } } } }";
+        let data = client.query(query, json!({})).await.unwrap();
+        let mut handlers = data["eventHandlers"].as_array().unwrap().iter();
+        if handlers.all(|handler| handler["deliveries"]["nodes"].as_array().unwrap().len() == 1) {
+            break;
+        }
+        assert!(started.elapsed() < LIMIT, "{data}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.sigterm_and_wait(Duration::from_secs(20));
+    let lines = lines(&server);
+    let is_dead = |line: &&Value| {
+        let message = line["message"].as_str();
+        message.is_some_and(|message| message.starts_with("a delivery is dead"))
+    };
+    let dead: Vec<&Value> = lines.iter().filter(is_dead).collect();
+    assert_eq!(dead.len(), handlers.len(), "{dead:#?}");
+    for (name, _, attempts, error) in handlers {
+        let line = dead.iter().find(|line| line["handler"] == name);
+        let line = line.unwrap_or_else(|| panic!("{name}: {dead:#?}"));
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["event_id"], id.to_string());
+        assert_eq!(line["attempts"], attempts);
+        assert!(line["error"].as_str().unwrap().contains(error), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -3,19 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tidings::handlers::{HandlerError, HandlerFunctions};
 use uuid::Uuid;
 
 use super::receiver::{Receiver, Span};
 use crate::support::{
     client::LIMIT,
     in_process::{Database, Engine, TestServer},
-    on_every_database,
+    on_every_database, receiver,
 };
 
 on_every_database!(
     a_request_is_one_trace_from_its_client_to_the_read_model,
     events_of_several_partitions_are_one_trace,
     a_pending_command_goes_on_with_the_trace_of_its_client,
+    what_handlers_do_is_in_the_trace_and_webhooks_carry_it_on,
 );
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -186,6 +188,98 @@ async fn a_pending_command_goes_on_with_the_trace_of_its_client(engine: Engine, 
     assert_eq!(processed.parent, appended[0].id);
     assert_eq!(appended[1].parent, processed.id);
     one(&spans, "project");
+}
+
+async fn what_handlers_do_is_in_the_trace_and_webhooks_carry_it_on(engine: Engine, partitions: u8) {
+    let collector = Receiver::start().await;
+    let database = Arc::new(Database::make(engine));
+    let functions = HandlerFunctions::new()
+        .with("remember", |_| async { Ok::<_, HandlerError>(()) })
+        .unwrap();
+    let server = TestServer::with_functions(database, functions, |config| {
+        config.database.partitions = Some(partitions);
+        let endpoint = format!("http://{}", collector.address).parse().unwrap();
+        config.observability.otlp_endpoint = Some(endpoint);
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        config.handlers.webhook_secrets = vec![secret.parse().unwrap()];
+        config.handlers.allow_private = true;
+        config.handlers.retry_delay = Duration::from_millis(20);
+    })
+    .await;
+    // The first attempt fails.
+    let hook = receiver::Receiver::start(|no, _| {
+        let status = if no == 0 { 500 } else { 200 };
+        (status, Duration::ZERO)
+    })
+    .await;
+    let mut handlers = vec![
+        ("hook", hook.url.as_str()),
+        ("copy", "publish:copy"),
+        ("line", "log"),
+        ("rust", "remember"),
+    ];
+    if let Database::Postgres(database) = server.database.as_ref() {
+        database.execute(
+            "CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE sql AS $$ SELECT $$",
+        );
+        handlers.push(("sql", "sql:note"));
+    }
+    let client = server.client();
+    for (name, function) in &handlers {
+        let query = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { id } } }";
+        let input = json!({ "name": name, "function": function });
+        let registered = client.query(query, json!({ "input": input })).await;
+        registered.unwrap();
+    }
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    let stored = send(&server, Some(&parent), append(Uuid::new_v4(), json!({}))).await;
+    let handled = async {
+        let query = "{ eventHandlers { lagEvents deliveries { nodes { id } } } }";
+        loop {
+            let data = client.query(query, json!({})).await.unwrap();
+            let done = json!({ "lagEvents": 0, "deliveries": { "nodes": [] } });
+            let mut all = data["eventHandlers"].as_array().unwrap().iter();
+            if all.all(|handler| *handler == done) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let handled = tokio::time::timeout(LIMIT, handled).await;
+    handled.expect("every handler has done its part");
+    server.stop().await;
+
+    let spans = of_trace(&collector.spans(), TRACE);
+    let appended = one(&spans, "append");
+    let of_handler = |name: &str| -> Vec<&Span> {
+        let of_it = spans
+            .iter()
+            .filter(|span| span.name == "handle" && span.attribute("tidings.handler") == name);
+        of_it.collect()
+    };
+    for (name, _) in &handlers {
+        let found = of_handler(name);
+        let count = if *name == "hook" { 2 } else { 1 };
+        assert_eq!(found.len(), count, "{name}: {spans:#?}");
+        for (no, span) in found.iter().enumerate() {
+            assert_eq!(span.parent, appended.id, "{name}");
+            let event = &stored["appendEvent"]["event"];
+            assert_eq!(
+                span.attribute("tidings.event.id"),
+                event["id"].as_str().unwrap()
+            );
+            assert_eq!(span.failed, *name == "hook" && no == 0, "{name}");
+        }
+    }
+    // Each post is part of its own span, and the document tells the event's.
+    let posted = hook.posted();
+    assert_eq!(posted.len(), 2);
+    for (posted, span) in posted.iter().zip(of_handler("hook")) {
+        let own = format!("00-{TRACE}-{}-01", span.id);
+        assert_eq!(posted.headers["traceparent"], own);
+        let of_event = format!("00-{TRACE}-{}-01", appended.id);
+        assert_eq!(posted.body["traceparent"], of_event);
+    }
 }
 
 #[tokio::test]

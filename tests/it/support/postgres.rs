@@ -8,18 +8,23 @@
 //!
 //! With `TEST_DATABASE_URL` no shared cluster is made: databases are created on that server and dropped afterwards.
 
+// Benchmarks take this file from elsewhere, so its part is named by its path.
+#[path = "postgres_machine.rs"]
+mod machine;
+
 use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sea_orm::sqlx::{self, ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+
+use self::machine::{User, free_port, id_of, server_programs, step_down};
 
 const FOLDER_PREFIX: &str = "tidings-postgres-";
 const DATABASE_PREFIX: &str = "tidings_test_";
@@ -404,68 +409,6 @@ impl Home {
     }
 }
 
-/// The user that the server runs as where the tests run as root.
-#[derive(Clone, Copy)]
-struct User {
-    uid: u32,
-    gid: u32,
-}
-
-/// PostgreSQL refuses to run as root. It steps down to `postgres`, whom Debian's package makes, or to `nobody`: by
-/// setuid before exec, as the standard library offers it, since neither sudo nor runuser need be there.
-fn step_down() -> Option<User> {
-    if id_of(&["-u"]) != Some(0) {
-        return None;
-    }
-    let user = ["postgres", "nobody"].iter().find_map(|name| {
-        Some(User {
-            uid: id_of(&["-u", name])?,
-            gid: id_of(&["-g", name])?,
-        })
-    });
-    Some(user.expect("PostgreSQL does not run as root, and there is neither a user postgres nor nobody: make one"))
-}
-
-fn id_of(arguments: &[&str]) -> Option<u32> {
-    let output = Command::new("id")
-        .args(arguments)
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-}
-
-/// The folder of the newest server programs on this machine.
-fn server_programs() -> PathBuf {
-    let mut folders: Vec<PathBuf> = Vec::new();
-    if let Ok(Output { stdout, .. }) = Command::new("pg_config").arg("--bindir").output() {
-        folders.push(PathBuf::from(String::from_utf8_lossy(&stdout).trim()));
-    }
-    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    let number = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|name| name.to_str()?.parse::<u32>().ok())
-    };
-    versions.sort_by_key(|path| std::cmp::Reverse(number(path)));
-    folders.extend(versions.into_iter().map(|path| path.join("bin")));
-    folders.extend(std::env::split_paths(
-        &std::env::var_os("PATH").unwrap_or_default(),
-    ));
-
-    let has_programs = |folder: &PathBuf| {
-        ["initdb", "pg_ctl", "postgres"]
-            .iter()
-            .all(|name| folder.join(name).is_file())
-    };
-    folders.into_iter().find(has_programs).expect(
-        "No PostgreSQL server programs on this machine (initdb, pg_ctl, postgres). Install them \
-         (Debian, Ubuntu: apt-get install postgresql postgresql-contrib; macOS: brew install postgresql@17), \
-         or set TEST_DATABASE_URL to a server on which databases may be created",
-    )
-}
-
 fn folder_of(key: &str) -> PathBuf {
     let temp = std::env::temp_dir();
     // Where the temp folder is a link, the server's own name of its folder would be another.
@@ -528,15 +471,6 @@ fn drop_leftovers(admin: &PgConnectOptions) {
             execute(admin, &format!("DROP DATABASE IF EXISTS {name}"));
         }
     }
-}
-
-/// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("127.0.0.1 has a free port");
-    listener
-        .local_addr()
-        .expect("a listener has an address")
-        .port()
 }
 
 /// By the wall clock: the age of what other runs have left behind is meant.

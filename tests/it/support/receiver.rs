@@ -29,6 +29,16 @@ impl Posted {
     }
 }
 
+/// How many requests there were.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    begun: usize,
+    running: usize,
+    most: usize,
+    /// Of which the client did not wait for the answer.
+    hung_up: usize,
+}
+
 type Answer = Arc<dyn Fn(usize, &Value) -> (u16, Duration) + Send + Sync>;
 
 /// Listens until it is dropped.
@@ -36,6 +46,7 @@ pub struct Receiver {
     pub url: String,
     posted: Arc<Mutex<Vec<Posted>>>,
     answer: Arc<Mutex<Answer>>,
+    counts: Arc<Mutex<Counts>>,
     task: AbortHandle,
 }
 
@@ -59,13 +70,13 @@ impl Receiver {
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let posted = Arc::new(Mutex::new(Vec::new()));
         let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Arc::new(answer)));
-        let (seen, answers) = (posted.clone(), answer.clone());
+        let counts: Arc<Mutex<Counts>> = Arc::default();
+        let (seen, answers, counted) = (posted.clone(), answer.clone(), counts.clone());
         let task = tokio::spawn(async move {
-            let count = Arc::new(Mutex::new(0_usize));
             while let Ok((stream, _)) = listener.accept().await {
-                let (seen, answers, count) = (seen.clone(), answers.clone(), count.clone());
+                let (seen, answers, counts) = (seen.clone(), answers.clone(), counted.clone());
                 tokio::spawn(async move {
-                    let _ = serve(stream, &seen, &answers, &count).await;
+                    let _ = serve(stream, &seen, &answers, &counts).await;
                 });
             }
         });
@@ -73,6 +84,7 @@ impl Receiver {
             url,
             posted,
             answer,
+            counts,
             task: task.abort_handle(),
         }
     }
@@ -83,6 +95,21 @@ impl Receiver {
         answer: impl Fn(usize, &Value) -> (u16, Duration) + Send + Sync + 'static,
     ) {
         *self.answer.lock().unwrap() = Arc::new(answer);
+    }
+
+    /// How many were posted until now, answered or not.
+    pub fn begun(&self) -> usize {
+        self.counts.lock().unwrap().begun
+    }
+
+    /// How many were in hand at the same time, at most.
+    pub fn most_at_a_time(&self) -> usize {
+        self.counts.lock().unwrap().most
+    }
+
+    /// How often the client did not wait for the answer.
+    pub fn hung_up(&self) -> usize {
+        self.counts.lock().unwrap().hung_up
     }
 
     /// What was posted and answered until now.
@@ -102,7 +129,7 @@ async fn serve(
     mut stream: TcpStream,
     seen: &Mutex<Vec<Posted>>,
     answers: &Mutex<Answer>,
-    count: &Mutex<usize>,
+    counts: &Mutex<Counts>,
 ) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     loop {
@@ -115,15 +142,27 @@ async fn serve(
             }
         };
         let no = {
-            let mut count = count.lock().unwrap();
-            *count += 1;
-            *count - 1
+            let mut counts = counts.lock().unwrap();
+            counts.begun += 1;
+            counts.running += 1;
+            counts.most = counts.most.max(counts.running);
+            counts.begun - 1
         };
         let answer = answers.lock().unwrap().clone();
         let (status, delay) = answer(no, &body);
         if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                // Nobody sends more before the answer.
+                _ = stream.readable() => {
+                    let mut counts = counts.lock().unwrap();
+                    counts.running -= 1;
+                    counts.hung_up += 1;
+                    return Ok(());
+                }
+            }
         }
+        counts.lock().unwrap().running -= 1;
         seen.lock().unwrap().push(Posted {
             headers,
             body,

@@ -4,7 +4,8 @@
 -- The arrays are parallel, one element an event, in their order:
 --   p_delivery_id, p_is_new, p_attempts  the delivery that is stored for it; a new id where there is none yet
 --   p_position                           the event's position
--- p_delay_ms has the pause after the first attempt that failed, the second one and so on; behind its end a delivery is DEAD.
+-- p_delay_ms has the pause after the first attempt that failed, the second one and so on; behind its end a delivery is DEAD. Each
+-- delivery's pause is shifted by up to a fifth by chance, so that what failed together is not tried together.
 -- Where a call fails, only what it did is undone, and its delivery is stored; later events of its aggregate wait. A delivery
 -- that is not as it was when it was read is left alone.
 --
@@ -16,7 +17,8 @@
 -- what a call changes of the session's settings, which this function depends on, makes it fail.
 --
 -- Returns one row: reached (NULL where the checkpoint is not at p_from or has another fence: then nothing was done),
--- next_due_ms as tidings_save_handler_steps does, and for each call that was made its error, NULL where it succeeded.
+-- next_due_ms as tidings_save_handler_steps does, and for each event that was looked at its error: NULL where the call succeeded,
+-- '' where there was none because an earlier event of its aggregate has failed, or its delivery is another by now.
 --
 -- The name is looked up in the catalog, and quoted; nothing that a client sends becomes SQL text. Settings for the look-ups are
 -- those of the functions that are called for them: here they would be the handler's, too.
@@ -66,6 +68,7 @@ DECLARE
     v_ends_at timestamptz;
     v_failures int := 0;
     v_cancelled boolean := false;
+    v_has_called boolean := false;
     v_attempts int;
     v_event record;
 BEGIN
@@ -116,6 +119,7 @@ BEGIN
                 clock_timestamp()
             );
             v_touched := v_touched || v_event.aggregate_id;
+            v_errors := v_errors || ''::text;
             CONTINUE;
         END IF;
 
@@ -123,10 +127,13 @@ BEGIN
             PERFORM FROM deliveries d
             WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord] AND d.status = 'RETRYING'
                   AND d.attempts = p_attempts[v_ord];
-            CONTINUE WHEN NOT FOUND;
+            IF NOT FOUND THEN
+                v_errors := v_errors || ''::text;
+                CONTINUE;
+            END IF;
         END IF;
 
-        IF cardinality(v_errors) > 0 AND clock_timestamp() > v_ends_at THEN
+        IF v_has_called AND clock_timestamp() > v_ends_at THEN
             v_reached := CASE WHEN p_to = p_from THEN p_from ELSE p_position[v_ord] - 1 END;
             EXIT;
         END IF;
@@ -149,12 +156,13 @@ BEGIN
                 v_error := 'it took too long';
                 v_cancelled := true;
             WHEN assert_failure OR OTHERS THEN
-                v_error := SQLERRM;
+                v_error := coalesce(nullif(SQLERRM, ''), 'it failed without a word');
         END;
-        IF v_cancelled AND cardinality(v_errors) > 0 THEN
+        IF v_cancelled AND v_has_called THEN
             v_reached := CASE WHEN p_to = p_from THEN p_from ELSE p_position[v_ord] - 1 END;
             EXIT;
         END IF;
+        v_has_called := true;
         v_errors := v_errors || ARRAY[v_error];
 
         IF v_error IS NULL THEN
@@ -182,7 +190,7 @@ BEGIN
         SET status = CASE WHEN v_attempts > cardinality(p_delay_ms) THEN 'DEAD' ELSE 'RETRYING' END,
             attempts = v_attempts,
             last_error = left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500),
-            next_attempt_at = clock_timestamp() + p_delay_ms[v_attempts] * INTERVAL '1 millisecond',
+            next_attempt_at = clock_timestamp() + p_delay_ms[v_attempts] * (0.8 + 0.4 * random()) * INTERVAL '1 millisecond',
             updated_at = clock_timestamp()
         WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord];
         IF v_attempts <= cardinality(p_delay_ms) THEN

@@ -12,7 +12,7 @@ use super::{append::unknown_outcome, not_begun, while_running};
 use crate::{
     domain::{
         DeliveryWrite, Event, FencingToken, HandlerStep, LastError, Partition, Position, SavedStep,
-        SqlFunctionName, SqlRun, SqlRunOutcome, StepOutcome,
+        SqlCall, SqlFunctionName, SqlRun, SqlRunOutcome, StepOutcome,
         append::{AppendedEntry, Outcome, Refusal},
     },
     store::{StoreError, handlers::SqlFunctions},
@@ -41,9 +41,6 @@ const LONGEST_CALL: Duration = Duration::from_secs(12);
 const RESET: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *; \
      SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD SEQUENCES; DISCARD TEMP";
 
-/// What is said of an entry that its stream does not take.
-const REFUSED: &str = "the stream has another entry of this event's id";
-
 /// Stores what handlers have come to.
 pub(super) async fn save_steps(
     connection: &mut PgConnection,
@@ -61,6 +58,7 @@ pub(super) async fn save_steps(
     let handlers: Vec<Uuid> = steps.iter().map(|step| step.handler_id.0).collect();
     let from: Vec<i64> = steps.iter().map(|step| step.step.from.0).collect();
     let to: Vec<i64> = steps.iter().map(|step| step.step.to.0).collect();
+    let refused = LastError::entry_refused();
     let row = sqlx::query(SAVE_STEPS)
         .bind(partition.number())
         .bind(token.0)
@@ -91,7 +89,7 @@ pub(super) async fn save_steps(
         .bind(each(&entries, |(_, entry)| entry.2.position.0))
         .bind(each(&entries, |(_, entry)| entry.2.aggregate_id.0))
         .bind(each(&entries, |(_, entry)| entry.2.attempts))
-        .bind(each(&entries, |_| REFUSED))
+        .bind(each(&entries, |_| refused.as_str()))
         .fetch_one(connection)
         .await
         .map_err(while_running)?;
@@ -185,13 +183,15 @@ pub(super) async fn run_sql(
             return Ok(None);
         };
         let calls: Vec<Option<String>> = row.try_get(2)?;
-        let calls = calls.into_iter();
+        let calls = calls.into_iter().map(|error| match error.as_deref() {
+            None => SqlCall::Done,
+            Some("") => SqlCall::HeldBack,
+            Some(error) => SqlCall::Failed(LastError::new(error)),
+        });
         Ok(Some(SqlRunOutcome {
             reached: Position(reached),
             next_due: row.try_get::<Option<i64>, _>(1)?.map(duration),
-            calls: calls
-                .map(|error| error.map(|error| LastError::new(&error)))
-                .collect(),
+            calls: calls.collect(),
         }))
     };
     read(&row).map_err(while_running)

@@ -61,9 +61,6 @@ const PROMOTE: OverRows<'_> = OverRows {
     columns: 4,
 };
 
-/// What is said of an entry that its stream does not take.
-const REFUSED: &str = "the stream has another entry of this event's id";
-
 /// Stores what handlers have come to.
 pub(super) async fn save_steps(
     connection: &mut SqliteConnection,
@@ -86,7 +83,7 @@ pub(super) async fn save_steps(
             if let Outcome::Refused(Refusal::IdReused { .. }) = outcome {
                 delivery.status = DeliveryStatus::Dead;
                 delivery.attempts += 1;
-                delivery.last_error = Some(LastError::new(REFUSED));
+                delivery.last_error = Some(LastError::entry_refused());
             } else if delivery.is_new {
                 continue;
             } else {
