@@ -7,6 +7,7 @@ mod error;
 mod giving_way;
 mod log;
 mod queue;
+mod taken;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use error::{AppendError, Reason};
+pub use taken::taken_at;
 
 use crate::{
     config::Limits,
@@ -338,10 +340,10 @@ impl Appender {
         ids: &[EventId],
     ) -> Result<Outcome<Arc<Event>>, AppendError> {
         let across = self.across.clone();
-        let span = self.traces.begin("append");
+        let (taken_at, span) = (taken::of_request(), self.traces.begin("append"));
         let append = self
             .tasks
-            .spawn(async move { across.append(events, span).await });
+            .spawn(async move { across.append(events, taken_at, span).await });
         append
             .await
             .unwrap_or_else(|_| Err(AppendError::timed_out(uuids(ids))))
