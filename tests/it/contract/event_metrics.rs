@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use tidings::domain::{AggregateType, EventType, MinuteTally, Tally, Timestamp};
+use tidings::domain::{
+    AggregateType, CommandDescription, CommandInHand, CommandType, DecidedEvent, Decider, Domain,
+    EventType, FoldFault, MinuteTally, PastEvent, Rejection, State, Tally, Timestamp,
+};
 
 use super::*;
 
 cases!(
     counts_equal_the_events_in_the_store_also_after_a_restart,
     what_is_not_appended_is_not_counted,
+    the_time_of_an_event_begins_where_its_request_was_taken,
     counts_of_several_servers_and_minutes_are_added_up,
     pieces_of_time_follow_each_other_without_a_gap,
     an_event_from_elsewhere_is_counted,
@@ -140,6 +144,57 @@ async fn what_is_not_appended_is_not_counted(contract: Contract) {
     let user = ("user_created".to_owned(), "user".to_owned());
     assert_eq!(counts(&metrics(&contract, "").await), [(user, 1)].into());
     assert_eq!(contract.all_events().await.len(), 1);
+}
+
+/// Clocks, whose command takes its time to be decided on.
+struct Slow;
+
+const DECIDES_MS: u64 = 40;
+
+impl Decider for Slow {
+    fn aggregate_type(&self) -> AggregateType {
+        AggregateType::new("clock").unwrap()
+    }
+
+    fn commands(&self) -> Vec<CommandDescription> {
+        vec![CommandDescription {
+            name: CommandType::new("wind_up").unwrap(),
+            event_types: vec![EventType::new("wound_up").unwrap()],
+            data_schema: None,
+            creates: true,
+        }]
+    }
+
+    fn decide(&self, _: &State, _: &CommandInHand<'_>) -> Result<Vec<DecidedEvent>, Rejection> {
+        std::thread::sleep(Duration::from_millis(DECIDES_MS));
+        Ok(vec![DecidedEvent {
+            event_type: EventType::new("wound_up").unwrap(),
+            data: json!({}),
+        }])
+    }
+
+    fn evolve(&self, state: State, _: PastEvent<'_>) -> Result<State, FoldFault> {
+        Ok(state)
+    }
+}
+
+async fn the_time_of_an_event_begins_where_its_request_was_taken(contract: Contract) {
+    let domain = Domain::new(vec![Arc::new(Slow)]).unwrap();
+    let contract = contract.restarted(Some(domain), |_| {}).await;
+    let command = || json!({ "aggregateId": Uuid::new_v4(), "type": "wind_up", "data": {} });
+    // Over HTTP, on a websocket, and in the background.
+    contract.execute(command()).await;
+    let query = "mutation($input: ExecuteCommandInput!) { executeCommand(input: $input) { command { id } } }";
+    let variables = json!({ "input": command() });
+    let mut on_socket = contract.client.subscribe(query, variables).await;
+    on_socket.next_data().await;
+    let pending = contract.create(command()).await;
+    contract.settled(&pending["id"]).await;
+    let found = metrics(&contract, "").await;
+    assert_eq!(counts(&found), stored_counts(&contract).await);
+    assert_eq!(found[0]["eventCount"], 3);
+    let shortest = found[0]["minProcessingTimeMs"].as_f64().unwrap();
+    assert!(shortest >= DECIDES_MS as f64, "{shortest}");
 }
 
 /// The server again, which removes nothing however old it is.

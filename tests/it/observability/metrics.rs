@@ -120,7 +120,8 @@ async fn requests_appends_and_subscriptions_are_counted(engine: Engine, partitio
             r#"tidings_append_duration_seconds_count{log="events"}"#,
             3.0,
         ),
-        (r#"tidings_batch_size_sum{log="events"}"#, 3.0),
+        // Also what was refused goes to the database.
+        (r#"tidings_batch_size_sum{log="events"}"#, 4.0),
         (r#"tidings_commit_failures_total{log="events"}"#, 0.0),
         (
             r#"tidings_append_queue_requests{log="events",partition="0"}"#,

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::receiver::{Receiver, Span};
+use super::{
+    holding,
+    receiver::{Receiver, Span},
+};
 use crate::support::{
     client::LIMIT,
     in_process::{Database, Engine, TestServer},
@@ -185,7 +188,36 @@ async fn a_pending_command_goes_on_with_the_trace_of_its_client(engine: Engine, 
     assert_eq!(appended.len(), 2, "the command, and its event: {spans:#?}");
     assert_eq!(processed.parent, appended[0].id);
     assert_eq!(appended[1].parent, processed.id);
-    one(&spans, "project");
+    for name in ["project", "publish"] {
+        assert_eq!(one(&spans, name).parent, appended[1].id, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_cut_off_by_a_stop_is_in_its_trace() {
+    let collector = Receiver::start().await;
+    let database = Arc::new(Database::make(Engine::Postgres));
+    let server = serve_on(Arc::clone(&database), 1, Some(&collector)).await;
+    let held = holding(&database, "LOCK TABLE read_models IN EXCLUSIVE MODE").await;
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    send(&server, Some(&parent), append(Uuid::new_v4(), json!({}))).await;
+    let Database::Postgres(postgres) = database.as_ref() else {
+        panic!("it is one of PostgreSQL");
+    };
+    let waits = "SELECT count(*)::text FROM pg_locks \
+                 WHERE relation = 'read_models'::regclass AND NOT granted";
+    let saving = async {
+        while postgres.text(waits).await == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, saving)
+        .await
+        .expect("the read model is saved");
+    server.stop().await;
+    drop(held);
+    let spans = of_trace(&collector.spans(), TRACE);
+    assert_eq!(one(&spans, "project").parent, one(&spans, "append").id);
 }
 
 #[tokio::test]
