@@ -104,6 +104,7 @@ impl Batches {
                 for event in &wanted {
                     self.place.handlers.log(&self.place.handler, event);
                 }
+                self.place.handlers.counts.delivered(wanted.len());
                 self.looked = last;
                 Ok(Stored::Yes)
             }
@@ -115,7 +116,9 @@ impl Batches {
                 });
                 let entries = entries.collect();
                 self.looked = last;
-                self.place.save(last, Vec::new(), entries).await
+                let stored = self.place.save(last, Vec::new(), entries).await?;
+                self.count_delivered(&stored, wanted.len());
+                Ok(stored)
             }
             BatchFunction::Sql(function) => self.call_new(&function, &wanted, last).await,
         }
@@ -133,9 +136,12 @@ impl Batches {
                     self.place.handlers.log(&self.place.handler, event);
                 }
                 let done = due.iter().map(|(delivery, _)| stored_delivery(delivery));
-                self.place
+                let stored = self
+                    .place
                     .save(self.place.stored, done.collect(), Vec::new())
-                    .await
+                    .await?;
+                self.count_delivered(&stored, due.len());
+                Ok(stored)
             }
             BatchFunction::Publish(stream) => {
                 let partition = self.place.handlers.store.partitions().of_stream(&stream);
@@ -144,9 +150,12 @@ impl Batches {
                     (partition, entry, stored_delivery(delivery))
                 });
                 let entries = entries.collect();
-                self.place
+                let stored = self
+                    .place
                     .save(self.place.stored, Vec::new(), entries)
-                    .await
+                    .await?;
+                self.count_delivered(&stored, due.len());
+                Ok(stored)
             }
             BatchFunction::Sql(function) => {
                 let tries: Vec<SqlTry> = due.iter().map(|(delivery, _)| again(delivery)).collect();
@@ -186,6 +195,12 @@ impl Batches {
             }
         }
         Ok(Stored::Yes)
+    }
+
+    fn count_delivered(&self, stored: &Stored, count: usize) {
+        if matches!(stored, Stored::Yes) {
+            self.place.handlers.counts.delivered(count);
+        }
     }
 
     fn first(&self, event: &Event) -> SqlTry {
@@ -231,8 +246,12 @@ impl Batches {
         };
         self.place.has_stored(ran.reached);
         self.place.is_due_in(ran.next_due);
-        for call in &ran.calls {
+        for (call, tried) in ran.calls.iter().zip(tries) {
             self.place.report(&turn, call.is_none()).await;
+            let attempts = u32::try_from(tried.attempts + 1).unwrap_or(u32::MAX);
+            if call.is_some() && attempts >= config.attempts {
+                handlers.counts.dead();
+            }
         }
         Ok(Stored::Yes)
     }

@@ -37,6 +37,7 @@ use crate::{
         Clock, DeliveryId, Event, EventHandler, EventType, HandlerFunction, HandlerId, HandlerName,
         LastError, Position,
     },
+    metrics::DeliveryCounts,
     store::{NewHandler, SqlFunctions, Store, StoreError},
     tail::Tail,
 };
@@ -84,6 +85,7 @@ pub struct Handlers {
     clock: Arc<dyn Clock>,
     config: config::Handlers,
     functions: HandlerFunctions,
+    counts: DeliveryCounts,
     webhooks: Webhooks,
     sql_calls: Semaphore,
     known: watch::Sender<Registered>,
@@ -103,6 +105,7 @@ impl Handlers {
         tail: Arc<Tail>,
         clock: Arc<dyn Clock>,
         functions: HandlerFunctions,
+        counts: DeliveryCounts,
         config: &config::Handlers,
     ) -> Result<Arc<Self>, StoreError> {
         let handlers = Arc::new(Self {
@@ -112,6 +115,7 @@ impl Handlers {
             clock,
             config: config.clone(),
             functions,
+            counts,
             sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME),
             known: watch::Sender::new(Arc::default()),
             refreshing: AsyncMutex::default(),

@@ -131,6 +131,7 @@ impl Place {
         write.attempts += 1;
         let attempts = u32::try_from(write.attempts).unwrap_or(u32::MAX);
         if attempts >= self.handlers.config.attempts {
+            self.handlers.counts.dead();
             self.report_dead(&write, &error);
             write.status = DeliveryStatus::Dead;
             write.delay = None;
@@ -157,6 +158,11 @@ impl Place {
 
     /// Tells the endpoint what came of a call, and everybody else where that changes something.
     pub(super) async fn report(&self, turn: &Turn, succeeded: bool) {
+        let counts = &self.handlers.counts;
+        match succeeded {
+            true => counts.delivered(1),
+            false => counts.failed(),
+        }
         let (handler, store) = (self.handler.as_ref(), &self.handlers.store);
         let paused = match turn.report(succeeded) {
             None => return,

@@ -4,8 +4,10 @@
 //! asks.
 
 mod counts;
+mod deliveries;
 mod figures;
 mod process;
+mod removal;
 mod requests;
 
 use std::{sync::Arc, time::Duration};
@@ -16,7 +18,9 @@ use prometheus::{
 };
 
 pub use counts::EventCounts;
+pub use deliveries::DeliveryCounts;
 pub use figures::{DatabaseFigures, Figures, QueueFigure};
+pub use removal::OldCounts;
 pub use requests::{OK, Operation};
 
 use self::{figures::Gauges, process::Process, requests::Requests};
@@ -62,6 +66,8 @@ pub struct Metrics {
     events: LogMetrics,
     entries: LogMetrics,
     counts: Option<EventCounts>,
+    old_counts: OldCounts,
+    deliveries: DeliveryCounts,
     /// One asks at a time.
     asking: tokio::sync::Mutex<()>,
 }
@@ -98,7 +104,8 @@ impl Metrics {
         let started_at_seconds = clock.now().as_micros() as f64 / 1e6;
         let counts = config
             .event_metrics
-            .then(|| EventCounts::new(store.clone(), clock, config.event_metrics_retention));
+            .then(|| EventCounts::new(store.clone(), clock.clone()));
+        let retention = config.event_metrics_retention;
         Ok(Self {
             process: Process::register(&registry, started_at_seconds)?,
             gauges: Gauges::register(&registry, store)?,
@@ -112,6 +119,8 @@ impl Metrics {
             events,
             entries,
             counts,
+            old_counts: OldCounts::register(&registry, store.clone(), clock, retention)?,
+            deliveries: DeliveryCounts::register(&registry)?,
             asking: tokio::sync::Mutex::default(),
             registry,
         })
@@ -168,10 +177,22 @@ impl Metrics {
         self.counts.as_ref()
     }
 
+    /// What removes counts of events that are too old, also where none are added.
+    #[must_use]
+    pub fn old_counts(&self) -> &OldCounts {
+        &self.old_counts
+    }
+
+    /// What is counted of event handlers.
+    #[must_use]
+    pub fn deliveries(&self) -> &DeliveryCounts {
+        &self.deliveries
+    }
+
     /// Everything, as Prometheus reads it.
     pub async fn text(&self, figures: impl Future<Output = Figures>) -> String {
         let _turn = self.asking.lock().await;
-        self.gauges.set(&figures.await);
+        self.gauges.set(figures.await);
         self.gauges.set_counts(self.counts.as_ref());
         self.process.update();
         let mut text = String::with_capacity(16 << 10);

@@ -36,7 +36,7 @@ pub use deliveries::DueDeliveries;
 pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
-pub use figures::{CheckpointPlace, Connections, DeliveryCount};
+pub use figures::{CheckpointPlace, Connections, DeliveryCount, HandlerPlace};
 pub use handlers::{NewHandler, SqlFunctions};
 pub use heads::Heads;
 pub use leases::LeaseGrant;

@@ -19,6 +19,7 @@ cases!(
     wrong_questions_are_refused,
     counts_that_are_too_old_are_removed,
     nothing_is_counted_where_that_is_turned_off,
+    old_counts_are_removed_by_a_server_that_counts_nothing,
 );
 
 const METRIC: &str = "eventType aggregateType eventCount avgProcessingTimeMs maxProcessingTimeMs minProcessingTimeMs";
@@ -184,9 +185,11 @@ async fn the_time_of_an_event_begins_where_its_request_was_taken(contract: Contr
     let command = || json!({ "aggregateId": Uuid::new_v4(), "type": "wind_up", "data": {} });
     // Over HTTP, on a websocket, and in the background.
     contract.execute(command()).await;
-    let query = "mutation($input: ExecuteCommandInput!) { executeCommand(input: $input) { command { id } } }";
     let variables = json!({ "input": command() });
-    let mut on_socket = contract.client.subscribe(query, variables).await;
+    let mut on_socket = contract
+        .client
+        .subscribe(&execute_command(), variables)
+        .await;
     on_socket.next_data().await;
     let pending = contract.create(command()).await;
     contract.settled(&pending["id"]).await;
@@ -428,6 +431,27 @@ async fn nothing_is_counted_where_that_is_turned_off(contract: Contract) {
     assert_eq!(record(&contract, input).await, false);
     assert_eq!(metrics(&contract, "").await, [] as [Value; 0]);
     assert_eq!(contract.all_events().await.len(), 1);
+}
+
+async fn old_counts_are_removed_by_a_server_that_counts_nothing(contract: Contract) {
+    let contract = keeping_all(contract).await;
+    save(&contract, &[row("2026-01-01T00:00:00Z", "old", &[None])]).await;
+    let contract = contract
+        .restarted(None, |config| config.observability.event_metrics = false)
+        .await;
+    let store = contract.server.app.store();
+    let all = (Timestamp::from_micros(0), later());
+    let removed = async {
+        while !store
+            .event_metrics(all.0, all.1, 10)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, removed).await.expect("they go");
 }
 
 #[tokio::test]
