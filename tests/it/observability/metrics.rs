@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::json;
+use tidings::handlers::{HandlerError, HandlerFunctions};
 use uuid::Uuid;
 
 use super::{holding, samples, scrape};
@@ -263,6 +264,36 @@ async fn handlers_show_their_lag_and_their_dead_deliveries() {
             .keys()
             .any(|name| name.starts_with("tidings_deliveries"))
     );
+}
+
+#[tokio::test]
+async fn what_becomes_of_deliveries_is_counted() {
+    let sulk = |_| async { Err::<(), _>(HandlerError::from("no")) };
+    let functions = HandlerFunctions::new().with("sulk", sulk).unwrap();
+    let database = Arc::new(Database::make(Engine::Sqlite));
+    let server = TestServer::with_functions(database, functions, |config| {
+        config.handlers.attempts = 2;
+        config.handlers.retry_delay = Duration::from_millis(1);
+    })
+    .await;
+    let client = server.client();
+    for (name, function) in [("a", "log"), ("b", "publish:s"), ("c", "sulk")] {
+        let register = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { id } } }";
+        let input = json!({ "input": { "name": name, "eventTypes": [], "function": function } });
+        client.query(register, input).await.unwrap();
+    }
+    client.query(APPEND, event(Uuid::new_v4())).await.unwrap();
+    until(&server, r#"tidings_deliveries_total{outcome="dead"}"#, 1.0).await;
+    until(
+        &server,
+        r#"tidings_deliveries_total{outcome="failed"}"#,
+        2.0,
+    )
+    .await;
+    let delivered = r#"tidings_deliveries_total{outcome="delivered"}"#;
+    let seen = until(&server, delivered, 2.0).await;
+    assert_eq!(seen[r#"tidings_handler_paused{handler="c"}"#], 0.0);
+    server.stop().await;
 }
 
 #[tokio::test]

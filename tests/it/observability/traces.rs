@@ -10,9 +10,9 @@ use super::{
     receiver::{Receiver, Span},
 };
 use crate::support::{
-    client::LIMIT,
+    client::{Client, LIMIT},
     in_process::{Database, Engine, TestServer},
-    on_every_database,
+    on_every_database, server,
 };
 
 on_every_database!(
@@ -248,6 +248,43 @@ async fn another_server_goes_on_with_the_trace() {
         one(&projected, "project").parent,
         one(&appended, "append").id
     );
+}
+
+#[tokio::test]
+async fn the_service_has_the_name_that_the_environment_gives_it() {
+    for (variable, value, service) in [
+        ("OTEL_SERVICE_NAME", "orders", "orders"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "a=b,service.name=bills",
+            "bills",
+        ),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=b", "tidings"),
+    ] {
+        let collector = Receiver::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/tidings.db", folder.path().display());
+        let mut server = server::TestServer::on(&url)
+            .env(variable, value)
+            .env(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                &format!("http://{}", collector.address),
+            )
+            .start();
+        let client = Client::new(&server);
+        client
+            .query("{ server { version } }", json!({}))
+            .await
+            .unwrap();
+        tokio::task::spawn_blocking(move || server.sigterm_and_wait(Duration::from_secs(20)))
+            .await
+            .unwrap();
+        let of_service = |(key, _): &&(String, String)| key == "service.name";
+        let resources = collector.resources();
+        let names: Vec<_> = resources.iter().filter(of_service).collect();
+        assert!(!names.is_empty(), "{variable}={value}");
+        assert!(names.iter().all(|(_, name)| name == service), "{names:?}");
+    }
 }
 
 #[tokio::test]
