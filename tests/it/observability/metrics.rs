@@ -254,8 +254,8 @@ async fn handlers_show_their_lag_and_their_dead_deliveries() {
     assert_eq!(seen[&format!("tidings_handler_paused{{{handler}}}")], 1.0);
     let waiting = format!("tidings_deliveries{{{handler},status=\"WAITING\"}}");
     assert_eq!(
-        seen[&waiting], 10_003.0,
-        "5, of which 2 are in that partition"
+        seen[&waiting], 10_004.0,
+        "5, of which 1 is in that partition"
     );
     database.execute("DELETE FROM event_handlers");
     let seen = samples(&scrape(&server).await);
