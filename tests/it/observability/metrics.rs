@@ -262,7 +262,7 @@ async fn handlers_show_their_lag_and_their_dead_deliveries() {
     assert!(
         !seen
             .keys()
-            .any(|name| name.starts_with("tidings_deliveries"))
+            .any(|name| name.starts_with("tidings_deliveries{"))
     );
 }
 
