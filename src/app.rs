@@ -123,12 +123,14 @@ impl App {
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
         let brings_domain = store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
+        let metrics = Metrics::new(&store, clock.clone(), &config.observability);
         let handlers = Handlers::start(
             store.clone(),
             tail.clone(),
             clock.clone(),
             functions,
             traces.clone(),
+            metrics.deliveries().clone(),
             &config.handlers,
         )
         .await?;
@@ -152,7 +154,6 @@ impl App {
             let watch = domain_watch.clone();
             background.start("domain-watch", move |stop| watch.clone().run(stop));
         }
-        let metrics = Metrics::new(&store, clock.clone(), &config.observability);
         let on_batch = {
             let metrics = metrics.clone();
             Arc::new(move |batch: &BatchReport<'_>| metrics.count_batch(batch))
@@ -180,6 +181,10 @@ impl App {
         let counted = metrics.clone();
         background.start("metrics", move |stop| {
             measuring::keep_counts(counted.clone(), stop)
+        });
+        let removing = metrics.clone();
+        background.start("old-metrics", move |stop| {
+            measuring::remove_old_counts(removing.clone(), stop)
         });
         if config.background.enabled {
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());

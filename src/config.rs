@@ -22,7 +22,9 @@ pub use handlers::{Handlers, WebhookSecret};
 pub use limits::Limits;
 pub use observability::Observability;
 pub use values::{DatabaseKind, DatabaseUrl, Token};
-use values::{SecretParser, parse_address, parse_duration, parse_filter, parse_host, parse_origin};
+use values::{
+    SecretParser, boolean, parse_address, parse_duration, parse_filter, parse_host, parse_origin,
+};
 
 /// Everything that can be set.
 #[derive(Args, Clone, Debug, PartialEq)]
@@ -61,7 +63,7 @@ pub struct Config {
 
 /// Where events are kept.
 #[derive(Args, Clone, Debug, PartialEq)]
-#[command(next_help_heading = "Database")]
+#[command(next_help_heading = "Database", mut_arg("migrate", boolean))]
 pub struct Database {
     /// The database: sqlite://FILE, or postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(
@@ -76,16 +78,7 @@ pub struct Database {
     pub url: DatabaseUrl,
 
     /// Bring the database's tables up to date at start; with false, a database that is not current stops the start
-    #[arg(
-        long,
-        env = "TIDINGS_MIGRATE",
-        value_name = "BOOL",
-        default_value = "true",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        require_equals = true,
-        action = clap::ArgAction::Set
-    )]
+    #[arg(long, env = "TIDINGS_MIGRATE", default_value = "true")]
     pub migrate: bool,
 
     /// Into how many parts a new database is divided: 1, 2, 4, 8 or 16. More of them append in parallel, but order is

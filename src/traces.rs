@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::future::Either;
 use opentelemetry::{
-    Context, KeyValue, SpanId, TraceFlags, TraceId, Value,
+    Context, Key, KeyValue, SpanId, TraceFlags, TraceId, Value,
     context::{FutureExt, WithContext},
     trace::{
         Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer,
@@ -98,14 +98,9 @@ impl Traces {
             source,
         })?;
         // What the environment says (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER) holds.
-        let mut resource = Resource::builder();
-        if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
-            resource = resource.with_service_name("tidings");
-        }
-        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            .with_resource(resource.with_attribute(version).build())
+            .with_resource(resource())
             .build();
         let tracer = provider.tracer("tidings");
         Ok(Self(Some(Arc::new(Tracing {
@@ -146,6 +141,13 @@ impl Traces {
             return Span(None);
         }
         tracing.open(name, SpanKind::Internal, &current)
+    }
+
+    /// Where the work of this task is in its trace; none where it is not recorded.
+    #[must_use]
+    pub fn current(&self) -> Option<TraceParent> {
+        self.0.as_ref()?;
+        place_of(&Context::current())
     }
 
     /// A span that goes on with the trace that metadata names; none where it names none.
@@ -193,8 +195,24 @@ impl Traces {
         span
     }
 
-    /// Records what was done to some events, from an instant until now: a span in the trace of each.
-    pub fn record_events(&self, name: &'static str, traced: &[TracedEvent], from: Timestamp) {
+    /// Records what is being done to some events, from an instant until this is dropped: a span in the trace of each. Also
+    /// where the work is cut off, for what was asked of the database last may be done then.
+    #[must_use]
+    pub fn recording(
+        &self,
+        name: &'static str,
+        events: Vec<TracedEvent>,
+        from: Timestamp,
+    ) -> Recording {
+        Recording {
+            traces: self.clone(),
+            name,
+            events,
+            from,
+        }
+    }
+
+    fn record_events(&self, name: &'static str, traced: &[TracedEvent], from: Timestamp) {
         let Some(tracing) = &self.0 else { return };
         let times = (from, tracing.clock.now());
         for TracedEvent { parent, event } in traced {
@@ -241,6 +259,29 @@ impl Traces {
         if let Ok(Err(error)) = stopped.await {
             tracing::warn!(%error, "the last spans were not sent");
         }
+    }
+}
+
+/// Work on some events that a trace goes through; it is recorded when this is dropped.
+#[derive(Debug)]
+pub struct Recording {
+    traces: Traces,
+    name: &'static str,
+    events: Vec<TracedEvent>,
+    from: Timestamp,
+}
+
+impl Recording {
+    /// Records nothing: it came to nothing, and is done again.
+    pub fn give_up(mut self) {
+        self.events.clear();
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.traces
+            .record_events(self.name, &self.events, self.from);
     }
 }
 
@@ -315,13 +356,7 @@ impl Span {
     #[must_use]
     pub fn parent(&self) -> Option<TraceParent> {
         let (context, _) = self.0.as_ref()?;
-        let span = context.span();
-        let context = span.span_context();
-        context.is_sampled().then(|| TraceParent {
-            trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
-            span_id: u64::from_be_bytes(context.span_id().to_bytes()),
-            is_sampled: true,
-        })
+        place_of(context)
     }
 
     /// Says something about the work.
@@ -376,6 +411,34 @@ impl fmt::Debug for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Span").field(&self.parent()).finish()
     }
+}
+
+/// Who sends the spans: what the environment says, and what it leaves open.
+fn resource() -> Resource {
+    let told = Resource::builder().build();
+    let is_told = |key: &'static str| {
+        let value = told.get(&Key::from_static_str(key));
+        // The library makes a name up where nobody gives one.
+        value.is_some_and(|value| !value.as_str().starts_with("unknown_service"))
+    };
+    let own = [
+        ("service.name", "tidings"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+    ];
+    let own = own.into_iter().filter(|(key, _)| !is_told(key));
+    Resource::builder()
+        .with_attributes(own.map(|(key, value)| KeyValue::new(key, value)))
+        .build()
+}
+
+fn place_of(context: &Context) -> Option<TraceParent> {
+    let span = context.span();
+    let context = span.span_context();
+    context.is_sampled().then(|| TraceParent {
+        trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
+        span_id: u64::from_be_bytes(context.span_id().to_bytes()),
+        is_sampled: true,
+    })
 }
 
 fn of_parent(parent: TraceParent) -> Context {

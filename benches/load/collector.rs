@@ -58,6 +58,7 @@ fn count(app: &App) -> f64 {
         log: LogName::Events,
         took: Duration::from_millis(1),
         is_committed: true,
+        size: BATCH,
         requests: &requests,
         events: &events,
     };

@@ -48,9 +48,9 @@ impl Across {
     pub(super) async fn append(
         &self,
         mut events: Vec<NewEvent>,
+        taken_at: Instant,
         span: Span,
     ) -> Result<Outcome<Arc<Event>>, AppendError> {
-        let taken_at = Instant::now();
         if let Some(parent) = span.parent() {
             log::trace_events(&mut events, parent);
         }
@@ -99,18 +99,23 @@ impl Across {
             log: LogName::Events,
             took,
             is_committed: committed.is_ok(),
+            size: events.len(),
             requests: &[],
             events: &[],
         };
         let outcomes = match committed {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                self.hooks.measure(&report);
+                // What is refused for a value in it is no failure of the database.
+                if !matches!(error, AppendError::Refused(_)) {
+                    self.hooks.measure(&report);
+                }
                 return Err(error);
             }
         };
 
         if let Some(refusal) = first_refusal(&outcomes, &places, &events) {
+            (self.hooks.on_batch)(&report);
             return Ok(Outcome::Refused(refusal));
         }
         let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
@@ -119,6 +124,7 @@ impl Across {
             parts.into_iter().zip(outcomes).zip(places.values())
         {
             let Outcome::Appended { at, places } = outcome else {
+                (self.hooks.on_batch)(&report);
                 return Ok(Outcome::Duplicate);
             };
             newest = newest.max(at);
@@ -129,7 +135,7 @@ impl Across {
             self.hooks.tell(Committed::Events(partition, part));
         }
         let stored: Vec<Arc<Event>> = stored.into_iter().flatten().collect();
-        let requests = [(began.duration_since(taken_at) + took, stored.len())];
+        let requests = [((began + took).duration_since(taken_at), stored.len())];
         (report.requests, report.events) = (&requests, &stored);
         self.hooks.measure(&report);
         Ok(Outcome::Appended {

@@ -6,6 +6,7 @@ mod across;
 mod error;
 mod log;
 mod queue;
+mod taken;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use error::{AppendError, Reason};
+pub use taken::taken_at;
 
 use crate::{
     config::Limits,
@@ -359,10 +361,10 @@ impl Appender {
         ids: &[EventId],
     ) -> Result<Outcome<Arc<Event>>, AppendError> {
         let across = self.across.clone();
-        let span = self.traces.begin("append");
+        let (taken_at, span) = (taken::of_request(), self.traces.begin("append"));
         let append = self
             .tasks
-            .spawn(async move { across.append(events, span).await });
+            .spawn(async move { across.append(events, taken_at, span).await });
         append
             .await
             .unwrap_or_else(|_| Err(AppendError::timed_out(uuids(ids))))

@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     AppendError, Hooks, QueueLength,
     log::{Done, Log},
+    taken,
 };
 use crate::{
     config::Limits,
@@ -94,7 +95,7 @@ impl<L: Log> Queue<L> {
 
     /// Hands in a request and waits for what becomes of it. A full queue refuses at once.
     pub(super) async fn submit(&self, mut request: L::Request) -> Answer<L> {
-        let taken_at = Instant::now();
+        let taken_at = taken::of_request();
         let span = self.traces.begin("append");
         if let Some(parent) = span.parent() {
             L::trace(&mut request, parent);
@@ -226,7 +227,7 @@ impl<L: Log> Committer<L> {
                     Done::default()
                 }
                 Err(error) => {
-                    self.report(&Done::default(), times.took, false);
+                    self.report(&Done::default(), size_of(&batch), times.took, false);
                     let error = Arc::new(error);
                     for waiting in batch {
                         waiting.span.set_failed("the database");
@@ -262,7 +263,7 @@ impl<L: Log> Committer<L> {
         let committed_at = times.began + times.took;
         let mut done = Done::default();
         let mut answers = Vec::with_capacity(batch.len());
-        let batch_requests = batch.len();
+        let (batch_requests, size) = (batch.len(), size_of(&batch));
         for (waiting, outcome) in batch.into_iter().zip(outcomes) {
             let Waiting {
                 request,
@@ -285,7 +286,7 @@ impl<L: Log> Committer<L> {
             };
             answers.push((answer, outcome, span, _room));
         }
-        self.report(&done, times.took, true);
+        self.report(&done, size, times.took, true);
         let to = self.hooks.traces.now();
         for (answer, outcome, span, _room) in answers {
             if let Some(times) = times.from.zip(to) {
@@ -301,15 +302,21 @@ impl<L: Log> Committer<L> {
         done
     }
 
-    fn report(&self, done: &Done<L::Stored>, took: Duration, is_committed: bool) {
+    fn report(&self, done: &Done<L::Stored>, size: usize, took: Duration, is_committed: bool) {
         self.hooks.measure(&BatchReport {
             log: L::NAME,
             took,
             is_committed,
+            size,
             requests: &done.requests,
             events: L::events(&done.stored),
         });
     }
+}
+
+/// How much a batch holds, as its bound counts it.
+fn size_of<L: Log>(batch: &[Waiting<L>]) -> usize {
+    batch.iter().map(|waiting| L::count(&waiting.request)).sum()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::{CommandError, states::Known};
 use crate::domain::{
     AggregateId, Clock, CommandId, CommandInHand, CommandKind, CommandType, DecideError,
-    DecidedEvent, Domain, EventId, ExpectedVersion, Json, JsonError, NewEvent,
+    DecidedEvent, Domain, EventId, ExpectedVersion, Json, JsonError, NewEvent, TraceParent,
+    trace::TRACEPARENT,
 };
 
 /// The longest reason that is stored, in characters.
@@ -35,6 +36,8 @@ pub(super) struct Decisions<'a> {
     pub(super) domain: &'a Domain,
     pub(super) clock: &'a dyn Clock,
     pub(super) max_event_bytes: usize,
+    /// Where deciding is in its trace, if that is recorded.
+    pub(super) place: Option<TraceParent>,
 }
 
 impl Decisions<'_> {
@@ -63,7 +66,7 @@ impl Decisions<'_> {
             }
             Err(DecideError::Faulted(reason)) => return Err(faulted(&reason)),
         };
-        let metadata = metadata_of(subject)
+        let metadata = metadata_of(subject, self.place)
             .map_err(|error| faulted(&format!("the command's metadata {error}")))?;
         let mut events = Vec::with_capacity(decided.len());
         for (index, decided) in decided.into_iter().enumerate() {
@@ -101,8 +104,9 @@ impl Decisions<'_> {
     }
 }
 
-/// The metadata of the events that a command causes: its own, and how they hang together.
-fn metadata_of(subject: &Subject<'_>) -> Result<Json, JsonError> {
+/// The metadata of the events that a command causes: its own, and how they hang together. The command's place in the trace that
+/// deciding goes on with is left out: the events get the place of their own append.
+fn metadata_of(subject: &Subject<'_>, place: Option<TraceParent>) -> Result<Json, JsonError> {
     let id = subject.id;
     let mut metadata = match &subject.metadata {
         Value::Object(entries) if !entries.is_empty() => entries.clone(),
@@ -112,6 +116,13 @@ fn metadata_of(subject: &Subject<'_>) -> Result<Json, JsonError> {
             return Ok(Json::stored(text));
         }
     };
+    let of_command = metadata.get(TRACEPARENT).and_then(Value::as_str);
+    let of_command = of_command.and_then(TraceParent::parse);
+    if let (Some(of_command), Some(place)) = (of_command, place)
+        && of_command.trace_id == place.trace_id
+    {
+        metadata.remove(TRACEPARENT);
+    }
     let id = Value::from(id.to_string());
     let correlation = metadata.entry("correlationId").or_insert(Value::Null);
     if correlation.is_null() {
@@ -153,7 +164,7 @@ mod tests {
             text: &Json::empty_object(),
             metadata: of_command,
         };
-        let metadata = metadata_of(&subject).expect("it can be stored");
+        let metadata = metadata_of(&subject, None).expect("it can be stored");
         metadata.to_value().expect("JSON")
     }
 

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::agenda::{Agenda, Group, rest};
 use super::{CommandError, Executor};
 use crate::{
+    appender::taken_at,
     domain::{AggregateId, CommandStatus, Partition},
     store::{Store, StoreError},
     tail::Tail,
@@ -164,7 +165,9 @@ impl Worker {
         };
         for command in group.commands {
             let name = command.command_type.clone();
-            match self.executor.process_due(command).await {
+            // Nobody has asked for it just now: its time begins here.
+            let processing = taken_at(Instant::now(), self.executor.process_due(command));
+            match processing.await {
                 Ok(Some(processed))
                     if processed.executed.command.status == CommandStatus::Pending =>
                 {
@@ -209,9 +212,8 @@ impl Worker {
     }
 
     /// Keeps all places taken as long as there is something to do, and waits until there may be something again.
-    async fn run(self: &Arc<Self>, partition: Partition) {
+    async fn run(self: &Arc<Self>, partition: Partition, running: &mut JoinSet<Ended>) {
         *self.agenda(partition) = Agenda::default();
-        let mut running = JoinSet::new();
         let (mut is_blind, mut is_failing) = (false, false);
         let mut next_look = Instant::now();
         loop {
@@ -256,10 +258,13 @@ impl Worker {
 /// Processes the pending commands of a partition until it is stopped. What it was at then is done as a whole or not at all.
 pub async fn run_worker(worker: Arc<Worker>, partition: Partition, stop: CancellationToken) {
     let _working = Working::begin(&worker, partition);
+    let mut running = JoinSet::new();
     tokio::select! {
         () = stop.cancelled() => {}
-        () = worker.run(partition) => {}
+        () = worker.run(partition, &mut running) => {}
     }
+    // Not only cut off, but gone: so are their spans, before the last ones are sent.
+    running.shutdown().await;
 }
 
 /// Notes that a partition is worked on, until it is dropped.

@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{documented_defaults, values::parse_duration};
+use super::{
+    documented_defaults,
+    values::{boolean, parse_duration},
+};
 
 /// The shortest lease: renewing it takes a statement each third of it.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// What the server does besides answering.
 #[derive(Args, Clone, Debug, PartialEq)]
-#[command(next_help_heading = "Work in the background")]
+#[command(
+    next_help_heading = "Work in the background",
+    mut_arg("background", boolean)
+)]
 pub struct Background {
     /// Whether this server folds events into read models and does what else runs in the background. With false it leaves
     /// that to the other servers on its database
@@ -19,12 +25,7 @@ pub struct Background {
         id = "background",
         long = "background",
         env = "TIDINGS_BACKGROUND",
-        value_name = "BOOL",
-        default_value = "true",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        require_equals = true,
-        action = clap::ArgAction::Set
+        default_value = "true"
     )]
     pub enabled: bool,
 

@@ -7,12 +7,15 @@ use clap::Args;
 
 use super::{
     documented_defaults,
-    values::{SecretParser, parse_duration},
+    values::{SecretParser, boolean, parse_duration},
 };
 
 /// How event handlers are run.
 #[derive(Args, Clone, Debug, PartialEq)]
-#[command(next_help_heading = "Event handlers")]
+#[command(
+    next_help_heading = "Event handlers",
+    mut_arg("webhook-allow-private", boolean)
+)]
 pub struct Handlers {
     /// A secret that webhooks are signed with, as the Standard Webhooks specification says: whsec_ and 24 to 64 bytes in base64
     /// (repeatable: while receivers change over to a new one, each delivery has a signature by each). Without one no webhook
@@ -34,12 +37,7 @@ pub struct Handlers {
         id = "webhook-allow-private",
         long = "webhook-allow-private",
         env = "TIDINGS_WEBHOOK_ALLOW_PRIVATE",
-        value_name = "BOOL",
-        default_value = "false",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        require_equals = true,
-        action = clap::ArgAction::Set
+        default_value = "false"
     )]
     pub allow_private: bool,
 

@@ -5,14 +5,20 @@ use std::time::Duration;
 use clap::Args;
 use url::Url;
 
-use super::{documented_defaults, values::parse_duration};
+use super::{
+    documented_defaults,
+    values::{boolean, parse_duration},
+};
 
 /// Metrics are kept by the minute: to keep them for less makes no sense.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60);
 
 /// What the server lets see of its work, beside its log.
 #[derive(Args, Clone, Debug, PartialEq)]
-#[command(next_help_heading = "Metrics and traces")]
+#[command(
+    next_help_heading = "Metrics and traces",
+    mut_arg("event-metrics", boolean)
+)]
 pub struct Observability {
     /// Whether this server counts the events that it appends, and how long they take, by type in the table event_metrics.
     /// With false `eventMetrics` lacks what this server appends
@@ -20,12 +26,7 @@ pub struct Observability {
         id = "event-metrics",
         long = "event-metrics",
         env = "TIDINGS_EVENT_METRICS",
-        value_name = "BOOL",
-        default_value = "true",
-        default_missing_value = "true",
-        num_args = 0..=1,
-        require_equals = true,
-        action = clap::ArgAction::Set
+        default_value = "true"
     )]
     pub event_metrics: bool,
 

@@ -2,12 +2,22 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
-use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
+use clap::{Arg, ArgAction, Command, builder::TypedValueParser, error::ErrorKind};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use url::Url;
 
 use crate::domain::access::Role;
+
+/// Makes an option one that is true or false: `--name` and `--name=true`, or `--name=false`.
+pub(super) fn boolean(option: Arg) -> Arg {
+    option
+        .value_name("BOOL")
+        .default_missing_value("true")
+        .num_args(0..=1)
+        .require_equals(true)
+        .action(ArgAction::Set)
+}
 
 /// Reads a size such as `16MiB`, `64KiB` or `1048576`, in bytes.
 ///

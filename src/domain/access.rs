@@ -1,6 +1,6 @@
 //! Who calls: roles, callers and the id of a request. Floor 0.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use uuid::Uuid;
 
@@ -50,4 +50,6 @@ pub struct Caller {
     pub role: Role,
     /// The request's id.
     pub request_id: RequestId,
+    /// When the request had come as a whole, and work on it began.
+    pub taken_at: Instant,
 }

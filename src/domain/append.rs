@@ -114,6 +114,8 @@ pub struct BatchReport<'a> {
     pub took: Duration,
     /// Whether it was committed.
     pub is_committed: bool,
+    /// How much was in it: events, entries and commands, also those that came to nothing.
+    pub size: usize,
     /// The requests that were appended: how long it took from taking each to its commit, and how much it has in the log.
     pub requests: &'a [(Duration, usize)],
     /// The events of those requests, in their order; none for entries.

@@ -446,11 +446,7 @@ pub(super) fn finish(error: &mut ServerError, caller: Option<&Caller>) {
         let request_id = caller
             .map(|caller| caller.request_id.to_string())
             .unwrap_or_default();
-        // On a websocket, the request is not the one that the connection was opened with.
-        let span = tracing::error_span!(parent: None, "request", %request_id);
-        span.in_scope(|| {
-            tracing::error!(error = cause.as_ref() as &dyn StdError, "a request failed");
-        });
+        tracing::error!(error = cause.as_ref() as &dyn StdError, "a request failed");
         error
             .extensions
             .get_or_insert_default()

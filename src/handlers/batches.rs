@@ -177,6 +177,7 @@ impl Batches {
         for event in events {
             handlers.log(handler, event);
         }
+        handlers.counts.delivered(events.len());
         handlers.end_batch(spans, handler, |_| Some(Ok(())));
     }
 
@@ -206,8 +207,10 @@ impl Batches {
         for (event, outcome) in events.iter().zip(saved.entries) {
             if let Outcome::Refused(_) = outcome {
                 refused.insert(event.position);
+                handlers.counts.failed();
             }
         }
+        handlers.counts.delivered(events.len() - refused.len());
         let told = |position| {
             let is_refused = refused.contains(&position);
             Some(if is_refused {

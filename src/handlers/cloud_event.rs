@@ -2,14 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use crate::domain::{DatabaseId, Event};
+use crate::domain::{DatabaseId, Event, TraceParent, trace::TRACEPARENT};
 
 /// Texts of an event's metadata that go along, each under its name in CloudEvents, where names have small letters only.
 const METADATA: [(&str, &str); 5] = [
     ("commandId", "commandid"),
     ("correlationId", "correlationid"),
     ("causationId", "causationid"),
-    ("traceparent", "traceparent"),
+    (TRACEPARENT, "traceparent"),
     ("tracestate", "tracestate"),
 ];
 
@@ -32,8 +32,9 @@ pub(super) fn document(event: &Event, database: DatabaseId) -> String {
     set("aggregateversion", event.version.0.into());
     let metadata = event.metadata.to_value().unwrap_or_default();
     for (key, name) in METADATA {
-        let is_right =
-            |text: &&str| !text.is_empty() && (key != "traceparent" || is_traceparent(text));
+        let is_right = |text: &&str| {
+            !text.is_empty() && (key != TRACEPARENT || TraceParent::parse(text).is_some())
+        };
         if let Some(text) = metadata.get(key).and_then(Value::as_str).filter(is_right) {
             set(name, text.into());
         }
@@ -49,34 +50,12 @@ pub(super) fn document(event: &Event, database: DatabaseId) -> String {
 
 /// The trace that an event belongs to, if its metadata tells one.
 pub(super) fn traceparent(event: &Event) -> Option<String> {
-    if !event.metadata.as_str().contains("traceparent") {
+    if !event.metadata.as_str().contains(TRACEPARENT) {
         return None;
     }
     let metadata = event.metadata.to_value().ok()?;
-    let text = metadata.get("traceparent")?.as_str()?;
-    is_traceparent(text).then(|| text.to_owned())
-}
-
-/// Source: W3C Trace Context, section 3.2.
-fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let is_hex = |part: &str, digits: usize| {
-        part.len() == digits
-            && part
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let is_id = |part: &str, digits| is_hex(part, digits) && part.bytes().any(|byte| byte != b'0');
-    match parts.as_slice() {
-        [version, trace, span, flags] => {
-            is_hex(version, 2)
-                && *version != "ff"
-                && is_id(trace, 32)
-                && is_id(span, 16)
-                && is_hex(flags, 2)
-        }
-        _ => false,
-    }
+    let text = metadata.get(TRACEPARENT)?.as_str()?;
+    TraceParent::parse(text).map(|_| text.to_owned())
 }
 
 #[cfg(test)]

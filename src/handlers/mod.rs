@@ -41,6 +41,7 @@ use crate::{
         Clock, DeliveryId, Event, EventHandler, EventType, HandlerFunction, HandlerId, HandlerName,
         LastError, Position,
     },
+    metrics::DeliveryCounts,
     store::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions, Store, StoreError},
     tail::Tail,
     traces::{Span, Traces},
@@ -98,6 +99,7 @@ pub struct Handlers {
     config: config::Handlers,
     functions: HandlerFunctions,
     traces: Traces,
+    counts: DeliveryCounts,
     webhooks: Webhooks,
     sql_calls: Semaphore,
     /// Each task has one.
@@ -120,6 +122,7 @@ impl Handlers {
         clock: Arc<dyn Clock>,
         functions: HandlerFunctions,
         traces: Traces,
+        counts: DeliveryCounts,
         config: &config::Handlers,
     ) -> Result<Arc<Self>, StoreError> {
         let handlers = Arc::new(Self {
@@ -130,6 +133,7 @@ impl Handlers {
             config: config.clone(),
             functions,
             traces,
+            counts,
             sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME as usize),
             tasks: Arc::default(),
             known: watch::Sender::new(Arc::default()),

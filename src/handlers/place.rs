@@ -185,6 +185,7 @@ impl Place {
 
     /// Says that a delivery is given up, once that is stored.
     pub(super) fn report_dead(&self, write: &DeliveryWrite) {
+        self.handlers.counts.dead();
         tracing::error!(
             handler = self.handler.name.as_str(),
             event_id = %write.event_id,
@@ -199,6 +200,11 @@ impl Place {
 
     /// Tells the endpoint what came of a call, and everybody else where that changes something.
     pub(super) async fn report(&self, turn: &Turn, succeeded: bool) {
+        let counts = &self.handlers.counts;
+        match succeeded {
+            true => counts.delivered(1),
+            false => counts.failed(),
+        }
         let (handler, store) = (self.handler.as_ref(), &self.handlers.store);
         let paused = match turn.report(succeeded) {
             None => return,

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use sha2::{Digest, Sha256};
 
+use super::answer::BAD_USER_INPUT;
 use crate::{config, domain::access::Role};
 
 /// Why a request is not let in.
@@ -21,6 +22,17 @@ pub(super) enum Refused {
     ForeignOrigin(String),
     /// No token, or an unknown one.
     Unauthenticated,
+}
+
+impl Refused {
+    /// The code that it counts as.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::BadHost => BAD_USER_INPUT,
+            Self::UnknownHost(_) | Self::ForeignOrigin(_) => "FORBIDDEN",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
 }
 
 /// The rules, ready for use.

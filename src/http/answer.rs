@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::graphql::AsJson;
+use crate::{domain::access::RequestId, graphql::AsJson};
 
 /// The media types that an answer can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +179,7 @@ pub(super) struct Refusal {
     message: String,
     /// Nothing was done, and the same request may succeed later.
     is_retryable: bool,
+    request_id: Option<RequestId>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -189,6 +190,7 @@ impl Refusal {
             code,
             message: message.into(),
             is_retryable: false,
+            request_id: None,
             header: None,
         }
     }
@@ -214,6 +216,14 @@ impl Refusal {
     /// The code that its error has.
     pub(super) fn code(&self) -> &'static str {
         self.code
+    }
+
+    /// Where the server is short of something, it says for which request: the log knows it by this id.
+    pub(super) fn of_request(self, request_id: RequestId) -> Self {
+        Self {
+            request_id: Some(request_id),
+            ..self
+        }
     }
 
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -251,6 +261,8 @@ impl Refusal {
             outcome: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             retry_after_ms: Option<u32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            request_id: Option<String>,
         }
         Body {
             errors: [Error {
@@ -259,6 +271,10 @@ impl Refusal {
                     code: self.code,
                     outcome: self.is_retryable.then_some("NOT_DONE"),
                     retry_after_ms: self.is_retryable.then_some(RETRY_AFTER_MS),
+                    request_id: self
+                        .request_id
+                        .filter(|_| self.is_retryable)
+                        .map(|id| id.to_string()),
                 },
             }],
         }

@@ -19,6 +19,7 @@ use super::{
     router::Shared,
 };
 use crate::{
+    appender::taken_at,
     domain::access::{Caller, RequestId},
     graphql::Prepared,
     metrics::{self, Operation},
@@ -32,17 +33,15 @@ pub(super) async fn serve(
 ) -> Response<Body> {
     let Some(media) = Media::negotiate(request.headers()) else {
         let message = "an answer can be application/graphql-response+json or application/json; Accept has to name one of them";
-        let metrics = shared.app.metrics();
-        metrics.count_request(Operation::Unknown, BAD_USER_INPUT, None);
+        shared.count_refusal(BAD_USER_INPUT);
         return Refusal::new(StatusCode::NOT_ACCEPTABLE, BAD_USER_INPUT, message)
             .answer(Media::Json);
     };
     match run(shared, request, request_id).await {
         Ok(response) => answer(media, response),
         Err(refusal) => {
-            let metrics = shared.app.metrics();
-            metrics.count_request(Operation::Unknown, refusal.code(), None);
-            refusal.answer(media)
+            shared.count_refusal(refusal.code());
+            refusal.of_request(request_id).answer(media)
         }
     }
 }
@@ -58,11 +57,15 @@ async fn run(
         .map_err(|_| Refusal::unauthenticated())?;
     let is_get = request.method() == Method::GET;
     let mut room = Room::new(&shared.body_room);
+    // How long a client takes to send its request is its own affair.
+    let mut taken_at = Instant::now();
     let parameters = if is_get {
         parameters::from_query_string(request.uri().query().unwrap_or_default())
     } else if request.method() == Method::POST {
         check_content_type(request.headers())?;
-        parameters::from_json(&read_body(&shared.limits, &mut room, request.into_body()).await?)
+        let body = read_body(&shared.limits, &mut room, request.into_body()).await?;
+        taken_at = Instant::now();
+        parameters::from_json(&body)
     } else {
         let message = format!(
             "{} is not a method of GraphQL; use POST, or GET for queries",
@@ -76,8 +79,7 @@ async fn run(
     {
         Ok(prepared) => prepared,
         Err(response) => {
-            let metrics = shared.app.metrics();
-            metrics.count_request(Operation::Unknown, code_of(&response), None);
+            shared.count_refusal(code_of(&response));
             return Ok(*response);
         }
     };
@@ -94,7 +96,12 @@ async fn run(
         }
         _ => {}
     }
-    Ok(execute(shared, prepared, Caller { role, request_id }).await)
+    let caller = Caller {
+        role,
+        request_id,
+        taken_at: taken_at.into_std(),
+    };
+    Ok(execute(shared, prepared, caller).await)
 }
 
 /// An append watches the time itself, and its answer that it is overdue holds the ids that make a repeat safe: it comes first.
@@ -113,12 +120,14 @@ pub(super) async fn execute(
     };
     let span = shared.app.traces().serve(name, None);
     let time_limit = prepared.time_limit.clone();
-    let mut execution = pin!(span.within(shared.graphql.execute(prepared, caller)));
+    let execution = shared.graphql.execute(prepared, caller);
+    let execution = taken_at(caller.taken_at.into(), execution);
+    let mut execution = pin!(span.within(execution));
     let limit = shared.limits.request_timeout + GRACE;
     let response = match timeout(limit, execution.as_mut()).await {
         Ok(response) => response,
         Err(_) if time_limit.is_lifted() => execution.await,
-        Err(_) => overdue(shared, operation == Operation::Mutation),
+        Err(_) => overdue(shared, operation == Operation::Mutation, caller.request_id),
     };
     let code = code_of(&response);
     if code != metrics::OK {
@@ -141,8 +150,13 @@ pub(super) fn code_of(response: &GraphqlResponse) -> &str {
     }
 }
 
-fn overdue(shared: &Shared, is_mutation: bool) -> GraphqlResponse {
-    let limit_ms = shared.limits.request_timeout.as_millis();
+fn overdue(shared: &Shared, is_mutation: bool, request_id: RequestId) -> GraphqlResponse {
+    let limit_ms = u64::try_from(shared.limits.request_timeout.as_millis()).unwrap_or(u64::MAX);
+    tracing::warn!(
+        limit_ms,
+        is_mutation,
+        "an operation took too long and was given up; --request-timeout allows no more"
+    );
     let (outcome, advice) = match is_mutation {
         true => ("UNKNOWN", "repeating it with the same ids is safe"),
         false => ("NOT_DONE", "ask for less, or again later"),
@@ -155,6 +169,7 @@ fn overdue(shared: &Shared, is_mutation: bool) -> GraphqlResponse {
         let extensions = error.extensions.get_or_insert_default();
         extensions.set("outcome", outcome);
         extensions.set("retryAfterMs", 1000);
+        extensions.set("requestId", request_id.to_string());
     }
     response
 }

@@ -16,7 +16,7 @@ pub(super) async fn serve(shared: &Shared, headers: &HeaderMap) -> Response<Body
     if shared.gate.role_of_headers(headers).is_err() {
         return Refusal::unauthenticated().answer(Media::Json);
     }
-    let connections = shared.tasks.len();
+    let connections = shared.open_connections();
     let mut response = plain(StatusCode::OK, shared.app.metrics_text(connections).await);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));

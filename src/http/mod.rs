@@ -19,13 +19,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
     access::Gate,
+    answer::UNAVAILABLE,
     connection::{Connection, Socket},
     router::Shared,
 };
@@ -148,7 +148,6 @@ impl Drop for Server {
 }
 
 async fn accept_connections(listener: TcpListener, shared: Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(shared.limits.max_connections));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -164,8 +163,9 @@ async fn accept_connections(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
             refuse_connection(&stream);
+            shared.count_refusal(UNAVAILABLE);
             continue;
         };
         if let Err(error) = stream.set_nodelay(true) {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     access::{Gate, Refused},
-    answer::{BAD_USER_INPUT, Media, Refusal},
+    answer::{Media, Refusal},
     body::room_for_bodies,
     connection::Connection,
     console, graphql, health, metrics, websocket,
@@ -29,8 +29,12 @@ use crate::{
         trace::{TRACEPARENT, TraceParent},
     },
     graphql::Graphql,
+    metrics::Operation,
     traces::Span,
 };
+
+/// The address of the API.
+const GRAPHQL: &str = "/graphql";
 
 /// What all connections of a server share.
 pub(super) struct Shared {
@@ -42,6 +46,8 @@ pub(super) struct Shared {
     pub(super) stopping: CancellationToken,
     /// The tasks of open connections.
     pub(super) tasks: TaskTracker,
+    /// A place for each connection that may be open.
+    pub(super) places: Arc<Semaphore>,
     /// The room for all bodies in work.
     pub(super) body_room: Semaphore,
     pages: Router,
@@ -57,6 +63,7 @@ impl Shared {
     ) -> Self {
         let pages = console::router().fallback(nothing_here);
         let tasks = TaskTracker::new();
+        let limits_of_places = limits.max_connections;
         let body_room = room_for_bodies(&limits);
         Self {
             graphql,
@@ -65,9 +72,22 @@ impl Shared {
             limits,
             stopping,
             tasks,
+            places: Arc::new(Semaphore::new(limits_of_places)),
             body_room,
             pages,
         }
+    }
+
+    /// How many connections are open.
+    pub(super) fn open_connections(&self) -> usize {
+        let places = self.limits.max_connections;
+        places.saturating_sub(self.places.available_permits())
+    }
+
+    /// Counts a request to the API that was refused before it was known what it asks for.
+    pub(super) fn count_refusal(&self, code: &str) {
+        let metrics = self.app.metrics();
+        metrics.count_request(Operation::Unknown, code, None);
     }
 
     /// An id for a request.
@@ -91,6 +111,14 @@ pub(super) async fn handle(
 /// What every line of the log says that is written for a request, at whatever level.
 pub(super) fn log_span(request_id: RequestId) -> tracing::Span {
     tracing::error_span!(parent: None, "request", %request_id)
+}
+
+/// The same for an operation on a websocket, which has an id of its own; its connection has that of the handshake.
+pub(super) fn log_span_of_operation(
+    request_id: RequestId,
+    connection_id: RequestId,
+) -> tracing::Span {
+    tracing::error_span!(parent: None, "request", %request_id, %connection_id)
 }
 
 async fn answer(
@@ -118,7 +146,12 @@ async fn answer(
             }
             response
         }
-        Err(refused) => refuse(refused),
+        Err(refused) => {
+            if request.uri().path() == GRAPHQL {
+                shared.count_refusal(refused.code());
+            }
+            refuse(refused)
+        }
     };
     let headers = response.headers_mut();
     if shared.gate.allows_origins() {
@@ -132,14 +165,14 @@ async fn answer(
 /// The span of a request to the API, in the client's own trace where the client names one.
 fn begin_span<B>(shared: &Shared, request: &Request<B>, request_id: RequestId) -> Span {
     let traces = shared.app.traces();
-    if !traces.is_on() || request.uri().path() != "/graphql" || websocket::is_upgrade(request) {
+    if !traces.is_on() || request.uri().path() != GRAPHQL || websocket::is_upgrade(request) {
         return Span::default();
     }
     let client = request.headers().get(TRACEPARENT);
     let client = client.and_then(|value| TraceParent::parse(value.to_str().ok()?));
-    let span = traces.serve(format!("{} /graphql", request.method()), client);
+    let span = traces.serve(format!("{} {GRAPHQL}", request.method()), client);
     span.set("http.request.method", request.method().to_string());
-    span.set("url.path", "/graphql");
+    span.set("url.path", GRAPHQL);
     span.set("tidings.request_id", request_id.to_string());
     span
 }
@@ -151,11 +184,14 @@ async fn route(
     request_id: RequestId,
 ) -> Response<Body> {
     match request.uri().path() {
-        "/graphql" if request.method() == Method::OPTIONS => options(),
-        "/graphql" if websocket::is_upgrade(&request) => {
-            websocket::upgrade(shared, connection, request, request_id)
+        GRAPHQL if request.method() == Method::OPTIONS => options(),
+        GRAPHQL if websocket::is_upgrade(&request) => {
+            websocket::upgrade(shared, connection, request, request_id).unwrap_or_else(|refusal| {
+                shared.count_refusal(refusal.code());
+                refusal.answer(Media::Json)
+            })
         }
-        "/graphql" => graphql::serve(shared, request, request_id).await,
+        GRAPHQL => graphql::serve(shared, request, request_id).await,
         "/healthz" => health::alive(),
         "/metrics" => metrics::serve(shared, request.headers()).await,
         "/readyz" => health::ready(&shared.app).await,
@@ -223,11 +259,6 @@ pub(super) fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body>
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     response
-}
-
-/// A request that is refused with a text for people and the code of bad input.
-pub(super) fn bad_request(message: &str) -> Response<Body> {
-    Refusal::new(StatusCode::BAD_REQUEST, BAD_USER_INPUT, message).answer(Media::Json)
 }
 
 /// Tells the browser that pages of this origin may read the answer.

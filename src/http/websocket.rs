@@ -23,9 +23,9 @@ use tracing::Instrument;
 
 use self::{protocol::Protocol, session::Session};
 use super::{
-    answer::{Media, Refusal},
+    answer::Refusal,
     connection::{Connection, Socket},
-    router::{Shared, bad_request, log_span},
+    router::{Shared, log_span},
 };
 use crate::domain::access::{RequestId, Role};
 
@@ -56,7 +56,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|word| word.trim().eq_ignore_ascii_case(token))
 }
 
-/// Answers the handshake; the connection goes on in a task of its own.
+/// Answers the handshake; the connection goes on in a task of its own, and has the id of the handshake's request.
 ///
 /// A client that offers no protocol of ours is refused here and not by a close code after the handshake (4406): browsers give up on
 /// a handshake that accepts none of what they offered, so that the code would never be seen, and other clients can read the text.
@@ -65,20 +65,20 @@ pub(super) fn upgrade(
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
     request_id: RequestId,
-) -> Response<Body> {
+) -> Result<Response<Body>, Refusal> {
     let headers = request.headers();
     let Some(protocol) = Protocol::choose(headers) else {
-        return bad_request(
+        return Err(Refusal::bad_input(
             "the websocket needs a subprotocol (Sec-WebSocket-Protocol): graphql-transport-ws, or the older graphql-ws",
-        );
+        ));
     };
     let Some(key) = headers
         .get(header::SEC_WEBSOCKET_KEY)
         .filter(|_| has_token(headers, &header::CONNECTION, "upgrade"))
     else {
-        return bad_request(
+        return Err(Refusal::bad_input(
             "a websocket handshake needs `Connection: Upgrade` and Sec-WebSocket-Key",
-        );
+        ));
     };
     if headers
         .get(header::SEC_WEBSOCKET_VERSION)
@@ -89,15 +89,11 @@ pub(super) fn upgrade(
             super::answer::BAD_USER_INPUT,
             "the version of the websocket has to be 13",
         );
-        return refusal
-            .with_header(
-                header::SEC_WEBSOCKET_VERSION,
-                HeaderValue::from_static("13"),
-            )
-            .answer(Media::Json);
+        let version = HeaderValue::from_static("13");
+        return Err(refusal.with_header(header::SEC_WEBSOCKET_VERSION, version));
     }
     let Ok(role) = role_before_init(shared, headers) else {
-        return Refusal::unauthenticated().answer(Media::Json);
+        return Err(Refusal::unauthenticated());
     };
     let accept =
         HeaderValue::from_str(&derive_accept_key(key.as_bytes())).expect("base64 is ASCII");
@@ -110,6 +106,7 @@ pub(super) fn upgrade(
         Arc::clone(connection),
         protocol,
         role,
+        request_id,
     );
     let task = async move {
         task.await;
@@ -127,7 +124,7 @@ pub(super) fn upgrade(
         header::SEC_WEBSOCKET_PROTOCOL,
         HeaderValue::from_static(protocol.name()),
     );
-    response
+    Ok(response)
 }
 
 /// The role by the handshake's own header; `None` where it has none, so that `connection_init` has to bring the token.
@@ -151,6 +148,7 @@ async fn run(
     connection: Arc<Connection>,
     protocol: Protocol,
     role: Option<Role>,
+    connection_id: RequestId,
 ) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
@@ -174,6 +172,8 @@ async fn run(
     socket.bound_reads(Some(MAX_BYTES_BEFORE_ACK.saturating_sub(read_ahead.len())));
     let websocket =
         WebSocketStream::from_partially_read(socket, read_ahead, Side::Server, Some(config)).await;
-    Session::new(websocket, shared, protocol, role).run().await;
+    Session::new(websocket, shared, protocol, role, connection_id)
+        .run()
+        .await;
     drop(connection);
 }

@@ -4,8 +4,11 @@
 //! asks.
 
 mod counts;
+mod deliveries;
 mod figures;
 mod process;
+mod removal;
+mod requests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,9 +18,12 @@ use prometheus::{
 };
 
 pub use counts::EventCounts;
+pub use deliveries::DeliveryCounts;
 pub use figures::{DatabaseFigures, Figures, QueueFigure};
+pub use removal::OldCounts;
+pub use requests::{OK, Operation};
 
-use self::{figures::Gauges, process::Process};
+use self::{figures::Gauges, process::Process, requests::Requests};
 use crate::{
     config::Observability,
     domain::{
@@ -39,60 +45,6 @@ const BATCH_SIZES: &[f64] = &[
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
 ];
 
-/// What a request runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// A query.
-    Query,
-    /// A mutation.
-    Mutation,
-    /// A subscription.
-    Subscription,
-    /// Nothing: it was refused before it was known what it was.
-    Unknown,
-}
-
-impl Operation {
-    const ALL: [Self; 4] = [
-        Self::Query,
-        Self::Mutation,
-        Self::Subscription,
-        Self::Unknown,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Query => "query",
-            Self::Mutation => "mutation",
-            Self::Subscription => "subscription",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// What a request came to where there was no error.
-pub const OK: &str = "OK";
-
-/// The codes of errors. A code that is none of them is counted as `OTHER`: no client can make a new one.
-const CODES: &[&str] = &[
-    OK,
-    "BAD_USER_INPUT",
-    "NOT_FOUND",
-    "VERSION_CONFLICT",
-    "ID_REUSED",
-    "PLACE_NOT_REACHED",
-    "AGGREGATE_TYPE_MISMATCH",
-    "UNKNOWN_COMMAND_TYPE",
-    "READ_MODEL_BEHIND",
-    "READ_MODEL_FAULTED",
-    "UNAVAILABLE",
-    "UNAUTHENTICATED",
-    "FORBIDDEN",
-    "RATE_LIMITED",
-    "INTERNAL",
-    "OTHER",
-];
-
 /// What is measured of one log that is appended to.
 struct LogMetrics {
     appended: IntCounter,
@@ -107,14 +59,15 @@ pub struct Metrics {
     registry: Registry,
     process: Process,
     gauges: Gauges,
-    requests: IntCounterVec,
-    request_seconds: HistogramVec,
+    requests: Requests,
     subscriptions: IntGauge,
     websockets: IntGauge,
     leases: IntGauge,
     events: LogMetrics,
     entries: LogMetrics,
     counts: Option<EventCounts>,
+    old_counts: OldCounts,
+    deliveries: DeliveryCounts,
     /// One asks at a time.
     asking: tokio::sync::Mutex<()>,
 }
@@ -146,45 +99,17 @@ impl Metrics {
         config: &Observability,
     ) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let requests = add(
-            &registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "tidings_requests_total",
-                    "Operations that were answered, and subscriptions that have ended, by what they came to.",
-                ),
-                &["operation", "code"],
-            )?,
-        )?;
-        for operation in Operation::ALL {
-            // What is there from the first on can be told from what is lost.
-            requests.with_label_values(&[operation.as_str(), OK]);
-        }
-        let request_seconds = add(
-            &registry,
-            HistogramVec::new(
-                HistogramOpts::new(
-                    "tidings_request_duration_seconds",
-                    "How long queries and mutations took, from their parsed document to the answer.",
-                )
-                .buckets(SECONDS.to_vec()),
-                &["operation"],
-            )?,
-        )?;
-        for operation in [Operation::Query, Operation::Mutation] {
-            request_seconds.with_label_values(&[operation.as_str()]);
-        }
         let gauge = |name: &str, help: &str| add(&registry, IntGauge::new(name, help)?);
         let [events, entries] = log_metrics(&registry)?;
         let started_at_seconds = clock.now().as_micros() as f64 / 1e6;
         let counts = config
             .event_metrics
-            .then(|| EventCounts::new(store.clone(), clock, config.event_metrics_retention));
+            .then(|| EventCounts::new(store.clone(), clock.clone()));
+        let retention = config.event_metrics_retention;
         Ok(Self {
             process: Process::register(&registry, started_at_seconds)?,
             gauges: Gauges::register(&registry, store)?,
-            requests,
-            request_seconds,
+            requests: Requests::register(&registry)?,
             subscriptions: gauge("tidings_subscriptions", "Subscriptions that run.")?,
             websockets: gauge("tidings_websockets", "Websockets that are open.")?,
             leases: gauge(
@@ -194,6 +119,8 @@ impl Metrics {
             events,
             entries,
             counts,
+            old_counts: OldCounts::register(&registry, store.clone(), clock, retention)?,
+            deliveries: DeliveryCounts::register(&registry)?,
             asking: tokio::sync::Mutex::default(),
             registry,
         })
@@ -201,15 +128,7 @@ impl Metrics {
 
     /// Counts a request that was answered, or a subscription that has ended.
     pub fn count_request(&self, operation: Operation, code: &str, took: Option<Duration>) {
-        let code = if CODES.contains(&code) { code } else { "OTHER" };
-        self.requests
-            .with_label_values(&[operation.as_str(), code])
-            .inc();
-        if let Some(took) = took {
-            self.request_seconds
-                .with_label_values(&[operation.as_str()])
-                .observe(took.as_secs_f64());
-        }
+        self.requests.count(operation, code, took);
     }
 
     /// Measures a batch.
@@ -221,9 +140,10 @@ impl Metrics {
         if !batch.is_committed {
             return log.failures.inc();
         }
-        let size: usize = batch.requests.iter().map(|(_, count)| count).sum();
-        log.appended.inc_by(u64::try_from(size).unwrap_or(u64::MAX));
-        log.batch_size.observe(size as f64);
+        let appended: usize = batch.requests.iter().map(|(_, count)| count).sum();
+        log.appended
+            .inc_by(u64::try_from(appended).unwrap_or(u64::MAX));
+        log.batch_size.observe(batch.size as f64);
         log.commit_seconds.observe(batch.took.as_secs_f64());
         for (took, _) in batch.requests {
             log.append_seconds.observe(took.as_secs_f64());
@@ -257,10 +177,22 @@ impl Metrics {
         self.counts.as_ref()
     }
 
+    /// What removes counts of events that are too old, also where none are added.
+    #[must_use]
+    pub fn old_counts(&self) -> &OldCounts {
+        &self.old_counts
+    }
+
+    /// What is counted of event handlers.
+    #[must_use]
+    pub fn deliveries(&self) -> &DeliveryCounts {
+        &self.deliveries
+    }
+
     /// Everything, as Prometheus reads it.
     pub async fn text(&self, figures: impl Future<Output = Figures>) -> String {
         let _turn = self.asking.lock().await;
-        self.gauges.set(&figures.await);
+        self.gauges.set(figures.await);
         self.gauges.set_counts(self.counts.as_ref());
         self.process.update();
         let mut text = String::with_capacity(16 << 10);
@@ -305,11 +237,11 @@ fn log_metrics(registry: &Registry) -> prometheus::Result<[LogMetrics; 2]> {
     };
     let appended = counter(
         "tidings_appended_total",
-        "Events and stream entries that this server has appended.",
+        "Events and stream entries that clients and commands have appended by this server; not the entries that are published.",
     )?;
     let batch_size = histogram(
         "tidings_batch_size",
-        "Events or entries that were committed together.",
+        "Events or entries that went to the database together, with the commands among them.",
         BATCH_SIZES,
     )?;
     let commit_seconds = histogram(

@@ -172,12 +172,15 @@ impl<'p> Projector<'p> {
         };
         let mut batch = folding.fold(events, &mut self.states).await?;
         let last = batch.last;
-        let saved = self.save_batch(&mut batch).await;
-        if let (Ok(Attempt::Saved), Some((mut traced, from))) = (&saved, traced) {
+        let recording = traced.map(|(mut traced, from)| {
             // Not all of them had room.
             traced.retain(|event| event.position() <= last);
             let traces = &self.projections.traces;
-            traces.record_events("project", &traced, from);
+            traces.recording("project", traced, from)
+        });
+        let saved = self.save_batch(&mut batch).await;
+        if let (Some(recording), false) = (recording, matches!(saved, Ok(Attempt::Saved))) {
+            recording.give_up();
         }
         match saved {
             Err(StoreError::ValueRefused(_)) if count > 1 => {

@@ -17,7 +17,7 @@ use crate::{
     },
     store::StoreError,
     tail::PartitionFollower,
-    traces::TracedEvent,
+    traces::{Recording, TracedEvent},
 };
 
 /// Events that are looked at at a time, at most.
@@ -87,12 +87,12 @@ impl Publisher<'_> {
                 }
                 () = sleep_until(idle_until), if self.looked > self.stored => Vec::new(),
             };
-            if !self.publish(entries).await? {
-                return Ok(());
-            }
-            if let Some((traced, from)) = traced {
-                let traces = &self.projections.traces;
-                traces.record_events("publish", &traced, from);
+            let traces = &self.projections.traces;
+            let recording = traced.map(|(traced, from)| traces.recording("publish", traced, from));
+            let published = self.publish(entries).await;
+            if !matches!(published, Ok(true)) {
+                recording.map(Recording::give_up);
+                return published.map(drop);
             }
         }
     }

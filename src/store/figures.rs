@@ -1,11 +1,16 @@
 //! Figures of the database as a whole, for those who watch over it: places, what waits, connections. Floor 2.
 
-use sea_orm::sea_query::{Expr, Func, Query};
+use sea_orm::{
+    Statement,
+    sea_query::{Expr, Func, Query},
+};
 use uuid::Uuid;
 
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{Partition, Position};
 
+/// So many deliveries of one status are counted of a handler in a partition; more are told as these.
+const MOST_COUNTED: u64 = 10_000;
 /// The most rows that are read of what clients can make many of.
 const MOST_ROWS: u64 = 20_000;
 
@@ -31,6 +36,17 @@ pub struct CheckpointPlace {
     pub name: String,
     /// The last position that it is done with.
     pub position: Position,
+}
+
+/// An event handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerPlace {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Whether what it calls has failed too often, so that it waits.
+    pub is_paused: bool,
 }
 
 /// How many deliveries of a handler are not done with.
@@ -72,36 +88,45 @@ impl Store {
         self.select(&select).await?.iter().map(place).collect()
     }
 
-    /// The names of the event handlers.
+    /// The event handlers by name, and whether each is paused.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn handler_names(&self) -> Result<Vec<(Uuid, String)>, StoreError> {
+    pub async fn handler_names(&self) -> Result<Vec<HandlerPlace>, StoreError> {
         let select = Query::select()
-            .columns(["id", "handler_name"])
+            .columns(["id", "handler_name", "paused_until"])
             .from("event_handlers")
             .limit(MOST_ROWS)
             .to_owned();
-        let name = |row| {
+        let handler = |row| {
             let mut row = Row::of(row);
-            Ok((row.next()?, row.next()?))
+            Ok(HandlerPlace {
+                id: row.next()?,
+                name: row.next()?,
+                is_paused: row.optional_instant()?.is_some(),
+            })
         };
-        self.select(&select).await?.iter().map(name).collect()
+        self.select(&select).await?.iter().map(handler).collect()
     }
 
-    /// How many deliveries wait or are dead, by handler and status.
+    /// How many deliveries wait, are tried again or are dead, of each handler: counted on their index, up to 10,000 in a partition.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn delivery_counts(&self) -> Result<Vec<DeliveryCount>, StoreError> {
-        let select = Query::select()
-            .columns(["handler_id", "status"])
-            .expr(Func::count(Expr::col("id")))
-            .from("deliveries")
-            .group_by_col("handler_id")
-            .group_by_col("status")
-            .limit(MOST_ROWS)
-            .to_owned();
+        let partitions = self.partitions().iter();
+        let partitions: Vec<String> = partitions
+            .map(|partition| format!("SELECT {partition} AS partition_no"))
+            .collect();
+        let sql = format!(
+            "SELECT handlers.id, statuses.status, CAST(SUM((SELECT COUNT(*) FROM ( \
+                 SELECT 1 FROM deliveries WHERE partition_no = partitions.partition_no AND handler_id = handlers.id \
+                 AND status = statuses.status LIMIT {MOST_COUNTED}) AS counted)) AS bigint) \
+             FROM (SELECT id FROM event_handlers LIMIT {MOST_ROWS}) AS handlers \
+             CROSS JOIN (SELECT 'RETRYING' AS status UNION ALL SELECT 'WAITING' UNION ALL SELECT 'DEAD') AS statuses \
+             CROSS JOIN ({}) AS partitions GROUP BY handlers.id, statuses.status",
+            partitions.join(" UNION ALL ")
+        );
         let count = |row| {
             let mut row = Row::of(row);
             Ok(DeliveryCount {
@@ -110,7 +135,8 @@ impl Store {
                 count: row.next()?,
             })
         };
-        self.select(&select).await?.iter().map(count).collect()
+        let statement = Statement::from_string(self.backend.dialect(), sql);
+        self.read(statement).await?.iter().map(count).collect()
     }
 
     /// How many commands are pending.

@@ -37,7 +37,7 @@ pub use deliveries::DueDeliveries;
 pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
-pub use figures::{CheckpointPlace, Connections, DeliveryCount};
+pub use figures::{CheckpointPlace, Connections, DeliveryCount, HandlerPlace};
 pub use giving_way::GivingWay;
 pub use handlers::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions};
 pub use heads::Heads;

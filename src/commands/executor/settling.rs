@@ -199,6 +199,7 @@ impl Executor {
             domain: &self.domain,
             clock: self.clock.as_ref(),
             max_event_bytes: self.max_event_bytes,
+            place: self.appender.traces().current(),
         };
         Ok(match decisions.decide(kind, subject, known)? {
             Decision::Events(events) => (Outcome::processed(), events),

@@ -1,13 +1,17 @@
 //! The operations that run on one connection. Floor 7.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use async_graphql::{Response, parser::types::OperationType};
 use futures_util::{
-    StreamExt,
+    Stream, StreamExt,
     stream::{self, AbortHandle, BoxStream, SelectAll},
 };
-use tracing::Instrument;
 
 use crate::{
     domain::access::Caller,
@@ -15,7 +19,7 @@ use crate::{
     http::{
         answer::{complete_codes, is_request_error},
         graphql::{code_of, execute},
-        router::{Shared, log_span},
+        router::Shared,
     },
     metrics::{self, Counted, Operation},
 };
@@ -58,10 +62,14 @@ impl Operations {
         shared: &Arc<Shared>,
         prepared: Prepared,
         caller: Caller,
+        log_span: tracing::Span,
     ) {
         let id: Arc<str> = id.into();
         let is_subscription = prepared.operation == OperationType::Subscription;
-        let outcomes = outcomes(shared, prepared, caller);
+        let outcomes = Logged {
+            stream: outcomes(shared, prepared, caller),
+            span: log_span,
+        };
         let tagged = Arc::clone(&id);
         let (outcomes, abort) =
             stream::abortable(outcomes.map(move |outcome| (Arc::clone(&tagged), outcome)));
@@ -98,6 +106,22 @@ impl Operations {
     }
 }
 
+/// The outcomes of an operation, each line of the log that is written for them under its ids.
+struct Logged {
+    stream: BoxStream<'static, Outcome>,
+    span: tracing::Span,
+}
+
+impl Stream for Logged {
+    type Item = Outcome;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        let this = &mut *self;
+        let _entered = this.span.enter();
+        this.stream.as_mut().poll_next(cx)
+    }
+}
+
 fn outcomes(
     shared: &Arc<Shared>,
     prepared: Prepared,
@@ -110,7 +134,7 @@ fn outcomes(
     } else {
         let shared = Arc::clone(shared);
         let execution = async move { execute(&shared, prepared, caller).await };
-        stream::once(execution.instrument(log_span(caller.request_id))).boxed()
+        stream::once(execution).boxed()
     };
     let results = responses.enumerate().map(move |(index, mut response)| {
         complete_codes(&mut response);

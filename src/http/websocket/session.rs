@@ -24,15 +24,14 @@ use super::{
     protocol::{ClientMessage, Protocol},
 };
 use crate::{
-    domain::access::{Caller, Role},
+    domain::access::{Caller, RequestId, Role},
     http::{
         DRAIN_TIMEOUT,
-        answer::error_response,
+        answer::{BAD_USER_INPUT, error_response},
         connection::{Socket, TooMuchRead},
         graphql::code_of,
-        router::Shared,
+        router::{Shared, log_span_of_operation},
     },
-    metrics::Operation,
 };
 
 /// How long a client may take to take the close frame, and then to close.
@@ -80,6 +79,8 @@ pub(super) struct Session {
     operations: Operations,
     /// The role that the handshake gave, until `connection_init` may give another.
     role: Option<Role>,
+    /// The id of the handshake, in the log of all that happens here.
+    connection_id: RequestId,
     is_acknowledged: bool,
     /// Bytes handed to the websocket since the last flush.
     unflushed_bytes: usize,
@@ -91,6 +92,7 @@ impl Session {
         shared: Arc<Shared>,
         protocol: Protocol,
         role: Option<Role>,
+        connection_id: RequestId,
     ) -> Self {
         let (operations, is_acknowledged, unflushed_bytes) = (Operations::default(), false, 0);
         Self {
@@ -99,6 +101,7 @@ impl Session {
             protocol,
             operations,
             role,
+            connection_id,
             is_acknowledged,
             unflushed_bytes,
         }
@@ -117,6 +120,9 @@ impl Session {
             End::Gone => tracing::debug!("websocket closed by the client"),
             End::Close(code, reason) => {
                 tracing::debug!(code, %reason, "websocket closed by the server");
+                if let Some(code) = code_of_close(code) {
+                    self.shared.count_refusal(code);
+                }
                 self.close(code, &reason).await;
             }
         }
@@ -138,7 +144,7 @@ impl Session {
                 () = &mut stopped => return Err(self.finish().await),
                 message = self.websocket.next() => {
                     last_heard = Instant::now();
-                    self.hear(message.ok_or(End::Gone)??).await?;
+                    self.hear(message.ok_or(End::Gone)??, last_heard).await?;
                 }
                 outcome = self.operations.next() => self.tell(outcome).await?,
                 _ = keep_alive.tick() => {
@@ -185,7 +191,7 @@ impl Session {
     }
 
     /// Takes up what the client says.
-    async fn hear(&mut self, message: Message) -> Result<(), End> {
+    async fn hear(&mut self, message: Message, taken_at: Instant) -> Result<(), End> {
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(End::invalid("messages are text, not binary")),
@@ -203,7 +209,7 @@ impl Session {
             ClientMessage::Init { token } => self.begin(token).await,
             ClientMessage::Ping => self.send_text(self.protocol.pong()).await,
             ClientMessage::Pong => Ok(()),
-            ClientMessage::Subscribe { id, request } => self.start(&id, *request).await,
+            ClientMessage::Subscribe { id, request } => self.start(&id, *request, taken_at).await,
             ClientMessage::Complete { id } => {
                 self.operations.stop(&id);
                 Ok(())
@@ -233,7 +239,7 @@ impl Session {
         }
     }
 
-    async fn start(&mut self, id: &str, request: Request) -> Result<(), End> {
+    async fn start(&mut self, id: &str, request: Request, taken_at: Instant) -> Result<(), End> {
         let Some(role) = self.role.filter(|_| self.is_acknowledged) else {
             return Err(self
                 .refuse_connection(4401, "UNAUTHENTICATED", "Unauthorized")
@@ -256,8 +262,7 @@ impl Session {
             let message = format!(
                 "this connection runs {limit} operations already, which the option --max-subscriptions-per-connection allows"
             );
-            let metrics = self.shared.app.metrics();
-            metrics.count_request(Operation::Unknown, "RATE_LIMITED", None);
+            self.shared.count_refusal("RATE_LIMITED");
             let refusal = error_response("RATE_LIMITED", message);
             return self
                 .send_text(self.protocol.error(id, &refusal.errors))
@@ -268,13 +273,15 @@ impl Session {
                 let caller = Caller {
                     role,
                     request_id: self.shared.new_request_id(),
+                    taken_at: taken_at.into_std(),
                 };
-                self.operations.start(id, &self.shared, prepared, caller);
+                let log_span = log_span_of_operation(caller.request_id, self.connection_id);
+                self.operations
+                    .start(id, &self.shared, prepared, caller, log_span);
                 Ok(())
             }
             Err(response) => {
-                let metrics = self.shared.app.metrics();
-                metrics.count_request(Operation::Unknown, code_of(&response), None);
+                self.shared.count_refusal(code_of(&response));
                 self.send_text(self.protocol.error(id, &response.errors))
                     .await
             }
@@ -346,6 +353,15 @@ impl Session {
         let drain =
             async { while matches!(self.websocket.get_mut().read(&mut unread).await, Ok(1..)) {} };
         timeout(CLOSE_TIMEOUT, drain).await.ok();
+    }
+}
+
+/// What a close that the server decides on counts as; none where nothing was asked that could be refused.
+fn code_of_close(code: u16) -> Option<&'static str> {
+    match code {
+        4401 => Some("UNAUTHENTICATED"),
+        1002 | 1007 | 1009 | 4400 | 4409 | 4429 => Some(BAD_USER_INPUT),
+        _ => None,
     }
 }
 

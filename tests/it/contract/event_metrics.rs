@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use tidings::domain::{AggregateType, EventType, MinuteTally, Tally, Timestamp};
+use tidings::domain::{
+    AggregateType, CommandDescription, CommandInHand, CommandType, DecidedEvent, Decider, Domain,
+    EventType, FoldFault, MinuteTally, PastEvent, Rejection, State, Tally, Timestamp,
+};
 
 use super::*;
 
 cases!(
     counts_equal_the_events_in_the_store_also_after_a_restart,
     what_is_not_appended_is_not_counted,
+    the_time_of_an_event_begins_where_its_request_was_taken,
     counts_of_several_servers_and_minutes_are_added_up,
     pieces_of_time_follow_each_other_without_a_gap,
     an_event_from_elsewhere_is_counted,
     wrong_questions_are_refused,
     counts_that_are_too_old_are_removed,
     nothing_is_counted_where_that_is_turned_off,
+    old_counts_are_removed_by_a_server_that_counts_nothing,
 );
 
 const METRIC: &str = "eventType aggregateType eventCount avgProcessingTimeMs maxProcessingTimeMs minProcessingTimeMs";
@@ -140,6 +145,59 @@ async fn what_is_not_appended_is_not_counted(contract: Contract) {
     let user = ("user_created".to_owned(), "user".to_owned());
     assert_eq!(counts(&metrics(&contract, "").await), [(user, 1)].into());
     assert_eq!(contract.all_events().await.len(), 1);
+}
+
+/// Clocks, whose command takes its time to be decided on.
+struct Slow;
+
+const DECIDES_MS: u64 = 40;
+
+impl Decider for Slow {
+    fn aggregate_type(&self) -> AggregateType {
+        AggregateType::new("clock").unwrap()
+    }
+
+    fn commands(&self) -> Vec<CommandDescription> {
+        vec![CommandDescription {
+            name: CommandType::new("wind_up").unwrap(),
+            event_types: vec![EventType::new("wound_up").unwrap()],
+            data_schema: None,
+            creates: true,
+        }]
+    }
+
+    fn decide(&self, _: &State, _: &CommandInHand<'_>) -> Result<Vec<DecidedEvent>, Rejection> {
+        std::thread::sleep(Duration::from_millis(DECIDES_MS));
+        Ok(vec![DecidedEvent {
+            event_type: EventType::new("wound_up").unwrap(),
+            data: json!({}),
+        }])
+    }
+
+    fn evolve(&self, state: State, _: PastEvent<'_>) -> Result<State, FoldFault> {
+        Ok(state)
+    }
+}
+
+async fn the_time_of_an_event_begins_where_its_request_was_taken(contract: Contract) {
+    let domain = Domain::new(vec![Arc::new(Slow)]).unwrap();
+    let contract = contract.restarted(Some(domain), |_| {}).await;
+    let command = || json!({ "aggregateId": Uuid::new_v4(), "type": "wind_up", "data": {} });
+    // Over HTTP, on a websocket, and in the background.
+    contract.execute(command()).await;
+    let variables = json!({ "input": command() });
+    let mut on_socket = contract
+        .client
+        .subscribe(&execute_command(), variables)
+        .await;
+    on_socket.next_data().await;
+    let pending = contract.create(command()).await;
+    contract.settled(&pending["id"]).await;
+    let found = metrics(&contract, "").await;
+    assert_eq!(counts(&found), stored_counts(&contract).await);
+    assert_eq!(found[0]["eventCount"], 3);
+    let shortest = found[0]["minProcessingTimeMs"].as_f64().unwrap();
+    assert!(shortest >= DECIDES_MS as f64, "{shortest}");
 }
 
 /// The server again, which removes nothing however old it is.
@@ -373,6 +431,27 @@ async fn nothing_is_counted_where_that_is_turned_off(contract: Contract) {
     assert_eq!(record(&contract, input).await, false);
     assert_eq!(metrics(&contract, "").await, [] as [Value; 0]);
     assert_eq!(contract.all_events().await.len(), 1);
+}
+
+async fn old_counts_are_removed_by_a_server_that_counts_nothing(contract: Contract) {
+    let contract = keeping_all(contract).await;
+    save(&contract, &[row("2026-01-01T00:00:00Z", "old", &[None])]).await;
+    let contract = contract
+        .restarted(None, |config| config.observability.event_metrics = false)
+        .await;
+    let store = contract.server.app.store();
+    let all = (Timestamp::from_micros(0), later());
+    let removed = async {
+        while !store
+            .event_metrics(all.0, all.1, 10)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, removed).await.expect("they go");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{
-    client::{Client, LIMIT},
+    client::{Client, LIMIT, Step},
     postgres::Cluster,
     server::{TestServer, free_port},
 };
@@ -40,7 +40,7 @@ async fn fail(server: &TestServer, client: &Client) -> (String, String) {
     let mut socket = client
         .subscribe("{ stream(name: \"s\") { name } }", json!({}))
         .await;
-    let crate::support::client::Step::Next(payload) = socket.next().await else {
+    let Step::Next(payload) = socket.next().await else {
         panic!("a query answers");
     };
     let on_socket = payload["errors"][0]["extensions"]["requestId"].as_str();
@@ -56,6 +56,19 @@ async fn each_line_is_json_and_has_the_request_id_that_the_client_gets() {
     let client = Client::new(&server);
     database.execute("ALTER TABLE streams RENAME TO elsewhere");
     let (by_http, on_socket) = fail(&server, &client).await;
+    database.execute("ALTER TABLE event_streams RENAME TO entries_elsewhere");
+    let mut subscription = client
+        .subscribe(
+            "subscription { streamEntries(streamName: \"s\", after: 1) { position } }",
+            json!({}),
+        )
+        .await;
+    let Step::Errors(refusal) = subscription.next().await else {
+        panic!("it cannot begin");
+    };
+    let of_subscription = refusal[0]["extensions"]["requestId"].as_str();
+    let of_subscription = of_subscription.unwrap().to_owned();
+    database.execute("ALTER TABLE entries_elsewhere RENAME TO event_streams");
     database.execute("ALTER TABLE elsewhere RENAME TO streams");
     server.sigterm_and_wait(std::time::Duration::from_secs(20));
     let lines = lines(&server);
@@ -64,8 +77,8 @@ async fn each_line_is_json_and_has_the_request_id_that_the_client_gets() {
             assert!(line[field].is_string(), "{field} in {line}");
         }
     }
-    for id in [by_http.as_str(), on_socket.as_str()] {
-        let of_request = |line: &&Value| line["span"]["request_id"] == id;
+    for id in [&by_http, &on_socket, &of_subscription] {
+        let of_request = |line: &&Value| line["span"]["request_id"] == id.as_str();
         let errors: Vec<&Value> = lines
             .iter()
             .filter(of_request)
@@ -78,6 +91,15 @@ async fn each_line_is_json_and_has_the_request_id_that_the_client_gets() {
                 .unwrap()
                 .contains("the database failed")
         );
+        // On a websocket beside the id of its handshake, with which the connection's own lines begin.
+        let connection = &errors[0]["span"]["connection_id"];
+        assert_eq!(connection.is_string(), *id != by_http, "{}", errors[0]);
+        if let Some(connection) = connection.as_str() {
+            let opened = lines.iter().find(|line| {
+                line["message"] == "websocket opened" && line["span"]["request_id"] == connection
+            });
+            assert!(opened.is_some(), "{connection} in {lines:#?}");
+        }
     }
     let answered = lines
         .iter()

@@ -9,9 +9,10 @@ use std::{
 };
 
 use serde_json::json;
+use tidings::handlers::{HandlerError, HandlerFunctions};
 use uuid::Uuid;
 
-use super::{samples, scrape};
+use super::{holding, samples, scrape};
 use crate::support::{
     client::LIMIT,
     in_process::{Database, Engine, TestServer},
@@ -120,7 +121,8 @@ async fn requests_appends_and_subscriptions_are_counted(engine: Engine, partitio
             r#"tidings_append_duration_seconds_count{log="events"}"#,
             3.0,
         ),
-        (r#"tidings_batch_size_sum{log="events"}"#, 3.0),
+        // Also what was refused goes to the database.
+        (r#"tidings_batch_size_sum{log="events"}"#, 4.0),
         (r#"tidings_commit_failures_total{log="events"}"#, 0.0),
         (
             r#"tidings_append_queue_requests{log="events",partition="0"}"#,
@@ -221,6 +223,7 @@ async fn handlers_show_their_lag_and_their_dead_deliveries() {
          CASE WHEN no < 3 THEN 'DEAD' ELSE 'WAITING' END, 8, now() FROM generate_series(0, 7) AS no"
     ));
     let seen = samples(&scrape(&server).await);
+    let handler_id = handler;
     let handler = r#"handler="mail \"1\"""#;
     for (sample, value) in [
         (format!("tidings_handler_lag_events{{{handler}}}"), 8.0),
@@ -232,16 +235,102 @@ async fn handlers_show_their_lag_and_their_dead_deliveries() {
             format!("tidings_deliveries{{{handler},status=\"WAITING\"}}"),
             5.0,
         ),
+        (
+            format!("tidings_deliveries{{{handler},status=\"RETRYING\"}}"),
+            0.0,
+        ),
+        (format!("tidings_handler_paused{{{handler}}}"), 0.0),
     ] {
         assert_eq!(seen.get(&sample), Some(&value), "{sample} in {seen:?}");
     }
-    database.execute("DELETE FROM deliveries");
+    database.execute("UPDATE event_handlers SET paused_until = now()");
+    // Those of one status in one partition are counted up to 10,000.
+    database.execute(&format!(
+        "INSERT INTO deliveries (partition_no, id, handler_id, event_position, aggregate_id, status, attempts, updated_at) \
+         SELECT 1, gen_random_uuid(), '{handler_id}', no, gen_random_uuid(), 'WAITING', 0, now() \
+         FROM generate_series(1, 11000) AS no"
+    ));
+    let seen = samples(&scrape(&server).await);
+    assert_eq!(seen[&format!("tidings_handler_paused{{{handler}}}")], 1.0);
+    let waiting = format!("tidings_deliveries{{{handler},status=\"WAITING\"}}");
+    assert_eq!(
+        seen[&waiting], 10_004.0,
+        "5, of which 1 is in that partition"
+    );
+    database.execute("DELETE FROM event_handlers");
     let seen = samples(&scrape(&server).await);
     assert!(
         !seen
             .keys()
-            .any(|name| name.starts_with("tidings_deliveries"))
+            .any(|name| name.starts_with("tidings_deliveries{"))
     );
+}
+
+#[tokio::test]
+async fn what_becomes_of_deliveries_is_counted() {
+    let sulk = |_| async { Err::<(), _>(HandlerError::from("no")) };
+    let functions = HandlerFunctions::new().with("sulk", sulk).unwrap();
+    let database = Arc::new(Database::make(Engine::Sqlite));
+    let server = TestServer::with_functions(database, functions, |config| {
+        config.handlers.attempts = 2;
+        config.handlers.retry_delay = Duration::from_millis(1);
+    })
+    .await;
+    let client = server.client();
+    for (name, function) in [("a", "log"), ("b", "publish:s"), ("c", "sulk")] {
+        let register = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { id } } }";
+        let input = json!({ "input": { "name": name, "eventTypes": [], "function": function } });
+        client.query(register, input).await.unwrap();
+    }
+    client.query(APPEND, event(Uuid::new_v4())).await.unwrap();
+    until(&server, r#"tidings_deliveries_total{outcome="dead"}"#, 1.0).await;
+    until(
+        &server,
+        r#"tidings_deliveries_total{outcome="failed"}"#,
+        2.0,
+    )
+    .await;
+    let delivered = r#"tidings_deliveries_total{outcome="delivered"}"#;
+    let seen = until(&server, delivered, 2.0).await;
+    assert_eq!(seen[r#"tidings_handler_paused{handler="c"}"#], 0.0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_figure_that_is_late_is_told_as_it_was_and_the_database_is_up() {
+    let server = serve(Engine::Postgres, 1).await;
+    let client = server.client();
+    let Database::Postgres(database) = server.database.as_ref() else {
+        panic!("it is one of PostgreSQL");
+    };
+    let handler = Uuid::new_v4();
+    database.execute(&format!(
+        "INSERT INTO event_handlers (id, handler_name, event_types, handler_function, is_active, created_at) \
+         VALUES ('{handler}', 'mail', '[]', 'log', false, now())"
+    ));
+    database.execute(&format!(
+        "INSERT INTO deliveries (partition_no, id, handler_id, event_position, aggregate_id, status, attempts, updated_at) \
+         VALUES (0, '{handler}', '{handler}', 1, '{handler}', 'DEAD', 8, now())"
+    ));
+    let dead = r#"tidings_deliveries{handler="mail",status="DEAD"}"#;
+    let late = r#"tidings_figures_late_total{figure="deliveries"}"#;
+    let seen = samples(&scrape(&server).await);
+    assert_eq!((seen[dead], seen[late]), (1.0, 0.0));
+    let held = holding(
+        &server.database,
+        "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE",
+    )
+    .await;
+    client.query(APPEND, event(Uuid::new_v4())).await.unwrap();
+    let seen = samples(&scrape(&server).await);
+    assert_eq!(seen["tidings_database_up"], 1.0);
+    assert_eq!((seen[dead], seen[late]), (1.0, 1.0));
+    let position = r#"tidings_log_position{log="events",partition="0"}"#;
+    assert_eq!(seen[position], 1.0, "what is not late is new");
+    drop(held);
+    let seen = samples(&scrape(&server).await);
+    assert_eq!((seen[dead], seen[late]), (1.0, 1.0));
+    server.stop().await;
 }
 
 #[tokio::test]

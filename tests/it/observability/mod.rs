@@ -4,11 +4,14 @@ mod documents;
 mod logs;
 mod metrics;
 mod receiver;
+mod requests;
 mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::in_process::TestServer;
+use sea_orm::sqlx::{self, Connection, Executor, PgConnection};
+
+use crate::support::in_process::{Database, TestServer};
 
 /// The metrics of a server as text.
 async fn scrape(server: &TestServer) -> String {
@@ -17,6 +20,15 @@ async fn scrape(server: &TestServer) -> String {
         .unwrap();
     assert_eq!(response.status(), 200);
     response.text().await.unwrap()
+}
+
+/// A transaction of somebody else's that has run a statement, and holds its locks until it is dropped.
+async fn holding(database: &Database, statement: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    connection.execute("BEGIN").await.unwrap();
+    let statement = sqlx::AssertSqlSafe(statement.to_owned());
+    connection.execute(statement).await.unwrap();
+    connection
 }
 
 /// Each sample by its name with its labels.

@@ -6,11 +6,14 @@ use serde_json::{Value, json};
 use tidings::handlers::{HandlerError, HandlerFunctions};
 use uuid::Uuid;
 
-use super::receiver::{Receiver, Span};
+use super::{
+    holding,
+    receiver::{Receiver, Span},
+};
 use crate::support::{
-    client::LIMIT,
+    client::{Client, LIMIT},
     in_process::{Database, Engine, TestServer},
-    on_every_database, receiver,
+    on_every_database, receiver, server,
 };
 
 on_every_database!(
@@ -187,7 +190,36 @@ async fn a_pending_command_goes_on_with_the_trace_of_its_client(engine: Engine, 
     assert_eq!(appended.len(), 2, "the command, and its event: {spans:#?}");
     assert_eq!(processed.parent, appended[0].id);
     assert_eq!(appended[1].parent, processed.id);
-    one(&spans, "project");
+    for name in ["project", "publish"] {
+        assert_eq!(one(&spans, name).parent, appended[1].id, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_cut_off_by_a_stop_is_in_its_trace() {
+    let collector = Receiver::start().await;
+    let database = Arc::new(Database::make(Engine::Postgres));
+    let server = serve_on(Arc::clone(&database), 1, Some(&collector)).await;
+    let held = holding(&database, "LOCK TABLE read_models IN EXCLUSIVE MODE").await;
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    send(&server, Some(&parent), append(Uuid::new_v4(), json!({}))).await;
+    let Database::Postgres(postgres) = database.as_ref() else {
+        panic!("it is one of PostgreSQL");
+    };
+    let waits = "SELECT count(*)::text FROM pg_locks \
+                 WHERE relation = 'read_models'::regclass AND NOT granted";
+    let saving = async {
+        while postgres.text(waits).await == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, saving)
+        .await
+        .expect("the read model is saved");
+    server.stop().await;
+    drop(held);
+    let spans = of_trace(&collector.spans(), TRACE);
+    assert_eq!(one(&spans, "project").parent, one(&spans, "append").id);
 }
 
 async fn what_handlers_do_is_in_the_trace_and_webhooks_carry_it_on(engine: Engine, partitions: u8) {
@@ -310,6 +342,43 @@ async fn another_server_goes_on_with_the_trace() {
         one(&projected, "project").parent,
         one(&appended, "append").id
     );
+}
+
+#[tokio::test]
+async fn the_service_has_the_name_that_the_environment_gives_it() {
+    for (variable, value, service) in [
+        ("OTEL_SERVICE_NAME", "orders", "orders"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "a=b,service.name=bills",
+            "bills",
+        ),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=b", "tidings"),
+    ] {
+        let collector = Receiver::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/tidings.db", folder.path().display());
+        let mut server = server::TestServer::on(&url)
+            .env(variable, value)
+            .env(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                &format!("http://{}", collector.address),
+            )
+            .start();
+        let client = Client::new(&server);
+        client
+            .query("{ server { version } }", json!({}))
+            .await
+            .unwrap();
+        tokio::task::spawn_blocking(move || server.sigterm_and_wait(Duration::from_secs(20)))
+            .await
+            .unwrap();
+        let of_service = |(key, _): &&(String, String)| key == "service.name";
+        let resources = collector.resources();
+        let names: Vec<_> = resources.iter().filter(of_service).collect();
+        assert!(!names.is_empty(), "{variable}={value}");
+        assert!(names.iter().all(|(_, name)| name == service), "{names:?}");
+    }
 }
 
 #[tokio::test]
