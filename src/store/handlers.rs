@@ -16,9 +16,9 @@ use crate::domain::{
 };
 
 /// The most handlers that are registered: far more than anybody has, and far less than memory.
-pub const MOST_HANDLERS: u64 = 10_000;
+pub const MOST_HANDLERS: i64 = 10_000;
 /// Registrations at the same time do not see each other, so there may be a few more.
-const MOST_HANDLERS_READ: u64 = MOST_HANDLERS + 1000;
+const MOST_HANDLERS_READ: u64 = MOST_HANDLERS as u64 + 1000;
 
 /// Whether a database has a function in SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,13 +89,14 @@ impl Store {
     pub async fn register_handler(&self, handler: &NewHandler) -> Result<bool, StoreError> {
         let types: Vec<&str> = handler.event_types.iter().map(EventType::as_str).collect();
         let types = serde_json::Value::from(types).to_string();
-        let has_place = Expr::cust_with_values(
-            "(SELECT COUNT(*) FROM event_handlers) < $1 OR EXISTS (SELECT 1 FROM event_handlers h WHERE h.handler_name = $2)",
-            [
-                Value::from(MOST_HANDLERS as i64),
-                handler.name.as_str().into(),
-            ],
-        );
+        let same = Query::select()
+            .expr(Expr::val(1))
+            .from(Entity)
+            .and_where(Expr::col(Column::HandlerName).eq(handler.name.as_str()))
+            .to_owned();
+        let has_place = Expr::cust("(SELECT COUNT(*) FROM event_handlers)")
+            .lt(MOST_HANDLERS)
+            .or(Expr::exists(same));
         let new = Query::select()
             .expr(Expr::val(handler.id.0))
             .expr(Expr::val(handler.name.as_str()))

@@ -169,9 +169,9 @@ async fn commands_that_are_held_back_wake_nobody(engine: Engine, partitions: u8)
 
     let store = server.app.store();
     let all: Vec<_> = store.partitions().iter().collect();
-    let other = |partition: &Partition| (*partition, Vec::new());
-    let all_of: Vec<_> = all.iter().map(other).collect();
-    let due = store.partitions_with_due_commands(&all_of).await.unwrap();
+    let looked_at: Vec<_> = all.iter().map(|partition| (*partition, vec![])).collect();
+    let due = store.partitions_with_due_commands(&looked_at).await;
+    let due = due.unwrap();
     assert_eq!(due, [], "what is held back is not due");
     for partition in all {
         let due = store.due_commands(partition, 10, &[]).await.unwrap();
