@@ -99,14 +99,11 @@ impl Worker {
             }
             let working = self.partitions();
             let began = Instant::now();
-            let but: Vec<AggregateId> = working
-                .iter()
-                .flat_map(|partition| self.agenda(*partition).left_out())
+            let working: Vec<(Partition, Vec<AggregateId>)> = working
+                .into_iter()
+                .map(|partition| (partition, self.agenda(partition).left_out()))
                 .collect();
-            let due = self
-                .store
-                .partitions_with_due_commands(&working, &but)
-                .await;
+            let due = self.store.partitions_with_due_commands(&working).await;
             ticks.reset_after(POLL_EVERY.max(began.elapsed() * POLL_PAUSES));
             let was_failing = mem::replace(&mut is_failing, due.is_err());
             match due {
@@ -147,12 +144,8 @@ impl Worker {
         let but = self.agenda(partition).begin_look();
         // First this: what has become due since is among what is read then.
         let next = self.store.next_due_in(partition).await?;
-        let due = self
-            .store
-            .due_commands(partition, BATCH as u64, &but)
-            .await?;
-        let is_all = due.len() < BATCH;
-        self.agenda(partition).take(due, is_all);
+        let due = self.store.due_commands(partition, BATCH, &but).await?;
+        self.agenda(partition).take(due.commands, due.is_all);
         Ok(next.map_or(LONGEST_SLEEP, |time| time.min(LONGEST_SLEEP)))
     }
 

@@ -291,8 +291,10 @@ pub(super) async fn commands_of(
         first: first + 1,
     };
     let loaders = ctx.data_unchecked::<Arc<Loaders>>();
-    let commands = loaders.commands.one(asked).await?.unwrap_or_default();
-    Ok(page_of(store, commands, first, after.is_some()))
+    let mut commands = loaders.commands.one(asked).await?.unwrap_or_default();
+    let has_next = commands.len() > first;
+    commands.truncate(first);
+    Ok(page_of(store, commands, after.is_some(), has_next))
 }
 
 fn parse_after(store: &Store, after: Option<&str>) -> Result<Option<CommandPlace>, ApiError> {
@@ -306,15 +308,12 @@ fn parse_after(store: &Store, after: Option<&str>) -> Result<Option<CommandPlace
     }
 }
 
-/// A page of commands, of which one more was read than was asked for.
 fn page_of(
     store: &Store,
-    mut commands: Vec<Command>,
-    first: usize,
+    commands: Vec<Command>,
     has_previous: bool,
+    has_next: bool,
 ) -> CommandConnection {
-    let has_next = commands.len() > first;
-    commands.truncate(first);
     let nodes = commands
         .into_iter()
         .map(|command| {
@@ -368,10 +367,15 @@ impl CommandQuery {
         let first = check_first(first)?;
         let after = parse_after(store, after.as_deref())?;
         let page = store
-            .commands_page(&filter, order.into(), after, first as u64 + 1)
+            .commands_page(&filter, order.into(), after, first)
             .await
             .map_err(ApiError::from)?;
-        Ok(page_of(store, page, first, after.is_some()))
+        Ok(page_of(
+            store,
+            page.commands,
+            after.is_some(),
+            page.has_next,
+        ))
     }
 
     /// The types of commands that this server accepts, sorted by name.

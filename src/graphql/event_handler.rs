@@ -9,7 +9,7 @@ use super::{
     delivery::{DeliveryConnection, DeliveryObject, DeliveryStatus, parse_after},
     errors::ApiError,
     event::check_length,
-    loaders::Loaders,
+    loaders::{DeliveriesAsked, Loaders},
     pagination::{check_first, list_cost, place_of},
     plain::{Fragments, Node, Nodes, Plain},
     scalars::{DateTimeScalar, Long, UuidScalar},
@@ -92,10 +92,14 @@ impl EventHandlerObject {
         let store = ctx.data_unchecked::<Arc<App>>().store();
         let first = check_first(first)?;
         let after = parse_after(store, after.as_deref())?;
-        let mut page = store
-            .deliveries_page(self.0.id, status.map(Status::from), after, first as u64 + 1)
-            .await
-            .map_err(ApiError::from)?;
+        let asked = DeliveriesAsked {
+            handler_id: self.0.id,
+            status: status.map(Status::from),
+            after,
+            first: first + 1,
+        };
+        let loaders = ctx.data_unchecked::<Arc<Loaders>>();
+        let mut page = loaders.deliveries.one(asked).await?.unwrap_or_default();
         let has_next = page.len() > first;
         page.truncate(first);
         let nodes = page
@@ -288,12 +292,16 @@ pub struct RetryDeadDeliveriesPayload {
     count: i32,
 }
 
+/// How many handlers a list of all of them is taken to have for the limit of complexity: more than most databases.
+const ASSUMED_HANDLERS: i32 = 100;
+
 #[derive(Default)]
 pub struct EventHandlerQuery;
 
 #[Object]
 impl EventHandlerQuery {
     /// The event handlers, sorted by name; with `eventType`, those that want events of this type.
+    #[graphql(complexity = "list_cost(ASSUMED_HANDLERS, child_complexity)")]
     async fn event_handlers(
         &self,
         ctx: &Context<'_>,
@@ -305,7 +313,7 @@ impl EventHandlerQuery {
             .map(|name| EventType::new(&name))
             .transpose()
             .map_err(|error| ApiError::bad_input("eventType", error))?;
-        let registered = handlers.refresh().await.map_err(ApiError::from)?;
+        let registered = handlers.all().await.map_err(ApiError::from)?;
         Ok(Nodes(wanting(&registered, event_type.as_ref())))
     }
 
@@ -340,6 +348,7 @@ impl EventHandlerMutation {
         let registered = app.handlers().register(registration).await;
         let handler = registered.map_err(|error| match error {
             RegisterError::Function(message) => ApiError::bad_input("input.function", message),
+            RegisterError::TooMany => ApiError::bad_input("input.name", error),
             RegisterError::Read(error) => error.into(),
             RegisterError::Write(error) => ApiError::of_write(error),
         })?;

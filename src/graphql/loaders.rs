@@ -11,8 +11,8 @@ use super::{
 use crate::{
     app::App,
     domain::{
-        Aggregate, AggregateId, Command, Domain, Entry, Event, EventId, HandlerId, Partition,
-        Position, ReadModel,
+        Aggregate, AggregateId, Command, Delivery, DeliveryId, DeliveryStatus, Domain, Entry,
+        Event, EventId, HandlerId, Partition, Position, ReadModel,
     },
     states::{self, FoldBudget, Folded, StateAt},
     store::{CommandPlace, EntryRange, EventRange, Store},
@@ -37,6 +37,7 @@ pub(super) struct Loaders {
     pub(super) entry_ranges: Batch<EntriesInRange>,
     pub(super) read_models: Batch<ReadModelOf>,
     pub(super) events_at: Batch<EventAt>,
+    pub(super) deliveries: Batch<DeliveriesOfHandler>,
     pub(super) handler_lags: Batch<LagOfHandler>,
     folding: Folding,
     pub(super) states: Batch<StateOf, Folding>,
@@ -59,6 +60,7 @@ impl Loaders {
             entry_ranges: Batch::default(),
             read_models: Batch::default(),
             events_at: Batch::default(),
+            deliveries: Batch::default(),
             handler_lags: Batch::default(),
             states: Batch::default(),
         })
@@ -81,6 +83,7 @@ impl Batches for Arc<Loaders> {
             self.entry_ranges.take(store),
             self.read_models.take(store),
             self.events_at.take(store),
+            self.deliveries.take(store),
             self.handler_lags.take(store),
             self.states.take(&self.folding),
         ];
@@ -114,8 +117,9 @@ impl LookUp for EventById {
         store: &Store,
         ids: Vec<EventId>,
     ) -> Result<HashMap<EventId, Arc<Event>>, ApiError> {
-        let events = store.events_by_id(&ids).await?;
+        let events = store.events_by_id_up_to(&ids, LOOKED_UP_BYTES).await?;
         Ok(events
+            .ok_or_else(|| too_large("event"))?
             .into_iter()
             .map(|(id, event)| (id, Arc::new(event)))
             .collect())
@@ -133,18 +137,60 @@ impl LookUp for EventAt {
         store: &Store,
         places: Vec<(Partition, Position)>,
     ) -> Result<HashMap<(Partition, Position), Arc<Event>>, ApiError> {
-        let mut of_partitions: HashMap<Partition, Vec<Position>> = HashMap::new();
-        for (partition, position) in places {
-            of_partitions.entry(partition).or_default().push(position);
+        let events = store.events_at(&places, LOOKED_UP_BYTES).await?;
+        let events = events.ok_or_else(|| too_large("event"))?;
+        Ok(events
+            .into_iter()
+            .map(|(place, event)| (place, Arc::new(event)))
+            .collect())
+    }
+}
+
+/// The first deliveries of one handler that are not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DeliveriesAsked {
+    /// The handler.
+    pub(super) handler_id: HandlerId,
+    /// Only those that are so far.
+    pub(super) status: Option<DeliveryStatus>,
+    /// Behind this one.
+    pub(super) after: Option<DeliveryId>,
+    /// How many at most.
+    pub(super) first: usize,
+}
+
+/// The first deliveries of handlers, in the order of their ids: a statement for each way in which they are asked for.
+pub(super) struct DeliveriesOfHandler;
+
+impl LookUp for DeliveriesOfHandler {
+    type Key = DeliveriesAsked;
+    type Value = Vec<Delivery>;
+
+    async fn find(
+        store: &Store,
+        asked: Vec<DeliveriesAsked>,
+    ) -> Result<HashMap<DeliveriesAsked, Self::Value>, ApiError> {
+        let mut ways: HashMap<_, Vec<HandlerId>> = HashMap::new();
+        for asked in asked {
+            ways.entry((asked.status, asked.after, asked.first))
+                .or_default()
+                .push(asked.handler_id);
         }
         let mut found = HashMap::new();
-        for (partition, positions) in of_partitions {
-            let events = store.events_at(partition, &positions).await?;
-            found.extend(
-                events
-                    .into_iter()
-                    .map(|(position, event)| ((partition, position), Arc::new(event))),
-            );
+        for ((status, after, first), ids) in ways {
+            let deliveries = store
+                .deliveries_of_handlers(&ids, status, after, first, LOOKED_UP_BYTES)
+                .await?;
+            let deliveries = deliveries.ok_or_else(|| too_large("deliveries"))?;
+            found.extend(deliveries.into_iter().map(|(handler_id, deliveries)| {
+                let asked = DeliveriesAsked {
+                    handler_id,
+                    status,
+                    after,
+                    first,
+                };
+                (asked, deliveries)
+            }));
         }
         Ok(found)
     }
@@ -279,7 +325,10 @@ impl LookUp for CommandsOfAggregate {
         }
         let mut found = HashMap::new();
         for ((after, first), ids) in ways {
-            let commands = store.commands_of_aggregates(&ids, after, first).await?;
+            let commands = store
+                .commands_of_aggregates(&ids, after, first, LOOKED_UP_BYTES)
+                .await?;
+            let commands = commands.ok_or_else(|| too_large("commands"))?;
             found.extend(commands.into_iter().map(|(aggregate_id, mut commands)| {
                 commands.truncate(first);
                 let asked = CommandsAsked {

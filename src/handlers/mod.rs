@@ -42,7 +42,7 @@ use crate::{
         LastError, Position,
     },
     metrics::DeliveryCounts,
-    store::{NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions, Store, StoreError},
+    store::{MOST_HANDLERS, NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions, Store, StoreError},
     tail::Tail,
     traces::{Span, Traces},
 };
@@ -83,6 +83,9 @@ pub enum RegisterError {
     /// Its function is not there, or not allowed: what would be right.
     #[error("{0}")]
     Function(String),
+    /// There are as many as there can be.
+    #[error("there are {MOST_HANDLERS} event handlers already: remove one first")]
+    TooMany,
     /// The database failed while it was read.
     #[error("the database could not be read")]
     Read(#[source] StoreError),
@@ -187,12 +190,11 @@ impl Handlers {
             start: registration.start,
         };
         let registered = self.store.register_handler(&handler).await;
-        registered.map_err(RegisterError::Write)?;
-        let found = self
-            .find(&handler.name)
-            .await
-            .map_err(RegisterError::Read)?;
-        found.ok_or_else(|| {
+        if !registered.map_err(RegisterError::Write)? {
+            return Err(RegisterError::TooMany);
+        }
+        let found = self.refreshed(&handler.name).await;
+        found.map_err(RegisterError::Read)?.ok_or_else(|| {
             let removed = "somebody else has removed the handler at the same time";
             RegisterError::Read(StoreError::Inconsistent(removed.to_owned()))
         })
@@ -252,10 +254,18 @@ impl Handlers {
     ///
     /// # Errors
     /// When the database fails.
+    pub async fn all(&self) -> Result<Registered, StoreError> {
+        let stored = self.store.event_handlers().await?;
+        Ok(Arc::new(stored.into_iter().map(Arc::new).collect()))
+    }
+
+    /// The same, and tells the dispatchers what has changed. Who only asks has no need of it, and waits for nobody.
+    ///
+    /// # Errors
+    /// When the database fails.
     pub async fn refresh(&self) -> Result<Registered, StoreError> {
         let _turn = self.refreshing.lock().await;
-        let stored = self.store.event_handlers().await?;
-        let registered: Registered = Arc::new(stored.into_iter().map(Arc::new).collect());
+        let registered = self.all().await?;
         self.review_endpoints(&registered);
         self.known.send_if_modified(|known| {
             let is_new = *known != registered;
@@ -272,6 +282,12 @@ impl Handlers {
     /// # Errors
     /// When the database fails.
     pub async fn find(&self, name: &HandlerName) -> Result<Option<Arc<EventHandler>>, StoreError> {
+        let found = self.store.event_handler(name).await?;
+        Ok(found.map(Arc::new))
+    }
+
+    /// The handler of a name, once the dispatchers know of it.
+    async fn refreshed(&self, name: &HandlerName) -> Result<Option<Arc<EventHandler>>, StoreError> {
         let registered = self.refresh().await?;
         let found = registered.iter().find(|handler| handler.name == *name);
         Ok(found.cloned())
@@ -288,7 +304,7 @@ impl Handlers {
         is_active: bool,
     ) -> Result<Option<Arc<EventHandler>>, StoreError> {
         self.store.set_handler_active(name, is_active).await?;
-        self.find(name).await
+        self.refreshed(name).await
     }
 
     /// Removes a handler with all that is stored of it. False where there is none of that name.

@@ -11,6 +11,7 @@ use sea_orm::{
 
 use super::{
     Store, StoreError,
+    bounded::{PAGE_BYTES, Part, merge},
     events::{KEYS_A_STATEMENT, sql_order},
     rows::{self, Row},
 };
@@ -28,6 +29,15 @@ pub struct CommandFilter {
     pub statuses: Option<Vec<CommandStatus>>,
     /// Any of these types.
     pub types: Option<Vec<CommandType>>,
+}
+
+/// A page of commands.
+#[derive(Debug)]
+pub struct CommandPage {
+    /// Those that are on it.
+    pub commands: Vec<Command>,
+    /// Whether there are more behind it.
+    pub has_next: bool,
 }
 
 /// A place in a list of commands: behind the one that was made then and has this id.
@@ -81,7 +91,7 @@ impl Store {
             .collect()
     }
 
-    /// A page of commands in the order of their creation, behind a place.
+    /// A page of commands in the order of their creation, behind a place; one of large ones ends early.
     ///
     /// # Errors
     /// When the database fails.
@@ -90,20 +100,19 @@ impl Store {
         filter: &CommandFilter,
         order: Order,
         after: Option<CommandPlace>,
-        limit: u64,
-    ) -> Result<Vec<Command>, StoreError> {
+        first: usize,
+    ) -> Result<CommandPage, StoreError> {
+        let limit = first as u64 + 1;
         let of_partitions = self
             .partitions
             .iter()
             .map(|partition| self.commands_of_partition(partition, filter, order, after, limit));
-        let pages = try_join_all(of_partitions).await?;
-        let mut page: Vec<Command> = pages.into_iter().flatten().collect();
-        page.sort_unstable_by_key(place_of);
-        if order == Order::NewestFirst {
-            page.reverse();
-        }
-        page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(page)
+        let parts = try_join_all(of_partitions).await?;
+        let page = merge(parts, order, first, place_of);
+        Ok(CommandPage {
+            commands: page.rows,
+            has_next: page.is_cut,
+        })
     }
 
     /// The index begins with the status: the commands of each are read in order, and merged.
@@ -114,7 +123,7 @@ impl Store {
         order: Order,
         after: Option<CommandPlace>,
         limit: u64,
-    ) -> Result<Vec<Command>, StoreError> {
+    ) -> Result<Part<Command>, StoreError> {
         let sorted = |mut select: SelectStatement| {
             select
                 .order_by(Column::CreatedAt, sql_order(order))
@@ -134,14 +143,18 @@ impl Store {
         });
         let union = ranges.reduce(|mut all, one| all.union(UnionType::All, one).to_owned());
         let Some(union) = union else {
-            return Ok(Vec::new());
+            return Ok(Part {
+                rows: Vec::new(),
+                is_cut: false,
+            });
         };
-        let rows = self.select(&sorted(select_from(union))).await?;
-        rows.iter().map(rows::command).collect()
+        let max_bytes = PAGE_BYTES / self.partitions.get();
+        self.read_part(&sorted(select_from(union)), max_bytes, rows::command)
+            .await
     }
 
     /// The first commands of several aggregates behind a place, in the order of their creation, all in one statement: at
-    /// least `first` of each, where there are as many.
+    /// least `first` of each, where there are as many. None where they are larger than `max_bytes`.
     ///
     /// # Errors
     /// When the database fails.
@@ -150,18 +163,24 @@ impl Store {
         ids: &[AggregateId],
         after: Option<CommandPlace>,
         first: usize,
-    ) -> Result<HashMap<AggregateId, Vec<Command>>, StoreError> {
+        max_bytes: usize,
+    ) -> Result<Option<HashMap<AggregateId, Vec<Command>>>, StoreError> {
         let chunks = ids
             .chunks(KEYS_A_STATEMENT)
-            .map(|chunk| self.commands_of_some(chunk, after, first));
+            .map(|chunk| self.commands_of_some(chunk, after, first, max_bytes));
         let mut found: HashMap<AggregateId, Vec<Command>> = HashMap::new();
-        for command in try_join_all(chunks).await?.into_iter().flatten() {
-            found.entry(command.aggregate_id).or_default().push(command);
+        for chunk in try_join_all(chunks).await? {
+            let Some(commands) = chunk else {
+                return Ok(None);
+            };
+            for command in commands {
+                found.entry(command.aggregate_id).or_default().push(command);
+            }
         }
         for commands in found.values_mut() {
             commands.sort_unstable_by_key(place_of);
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     /// Reads each aggregate's commands up to the instant of the last one that is asked for, which is looked up first.
@@ -170,7 +189,8 @@ impl Store {
         ids: &[AggregateId],
         after: Option<CommandPlace>,
         first: usize,
-    ) -> Result<Vec<Command>, StoreError> {
+        max_bytes: usize,
+    ) -> Result<Option<Vec<Command>>, StoreError> {
         let keys: Vec<_> = ids
             .iter()
             .map(|id| (self.partitions.of_aggregate(*id), id.0, 0, 0))
@@ -204,10 +224,9 @@ impl Store {
             behind("c"),
         );
         let dialect = self.backend.dialect();
-        let rows = self
-            .read(Statement::from_sql_and_values(dialect, sql, values))
-            .await?;
-        rows.iter().map(rows::command).collect()
+        let statement = Statement::from_sql_and_values(dialect, sql, values);
+        self.read_all_or_none(statement, max_bytes, rows::command)
+            .await
     }
 
     fn where_ids(&self, select: &mut SelectStatement, ids: &[CommandId]) {

@@ -6,10 +6,12 @@ use std::{
 };
 
 use entity::deliveries::{Column, Entity};
+use futures_util::future::try_join_all;
 use sea_orm::{
-    Value,
+    IdenStatic, Statement, Value,
     sea_query::{Expr, ExprTrait, Order, Query, SelectStatement},
 };
+use uuid::Uuid;
 
 use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows, rows::Row};
 use crate::domain::{
@@ -65,19 +67,16 @@ impl Store {
             }
             due.push(delivery);
         }
-        let positions: Vec<_> = due.iter().map(|delivery| delivery.position).collect();
-        let mut events = self.events_at(partition, &positions).await?;
+        let mut events = self.first_events_at(partition, &due, DUE_BYTES).await?;
         let mut bytes = 0;
         for delivery in due {
-            let Some(event) = events.remove(&delivery.position) else {
-                continue;
-            };
-            bytes += event.size_bytes();
-            found.due.push((delivery, event));
-            if bytes > DUE_BYTES {
-                found.next = Some(Duration::ZERO);
-                break;
+            if let Some(event) = events.remove(&delivery.position) {
+                bytes += event.data.as_str().len() + event.metadata.as_str().len();
+                found.due.push((delivery, event));
             }
+        }
+        if bytes >= DUE_BYTES {
+            found.next = Some(Duration::ZERO);
         }
         Ok(found)
     }
@@ -114,66 +113,153 @@ impl Store {
         Ok(held_back)
     }
 
-    /// The deliveries of a handler that are not done, in the order of their ids, behind one of them.
+    /// The first deliveries of several handlers that are not done, in the order of their ids, behind one of them, all in one
+    /// statement: `first` of each at most. None where they are larger than `max_bytes`.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn deliveries_page(
+    pub async fn deliveries_of_handlers(
         &self,
-        handler: HandlerId,
+        handlers: &[HandlerId],
         status: Option<DeliveryStatus>,
         after: Option<DeliveryId>,
-        limit: u64,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        let mut page = Vec::new();
-        for partition in self.partitions.iter() {
-            let mut select = select_deliveries();
-            select
-                .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-                .and_where(Expr::col(Column::HandlerId).eq(handler.0))
-                .order_by(Column::Id, Order::Asc)
-                .limit(limit);
-            if let Some(status) = status {
-                select.and_where(Expr::col(Column::Status).eq(status.as_str()));
-            }
-            if let Some(after) = after {
-                select.and_where(Expr::col(Column::Id).gt(after.0));
-            }
-            for row in &self.select(&select).await? {
-                page.push(delivery(&mut Row::of(row))?);
+        first: usize,
+        max_bytes: usize,
+    ) -> Result<Option<HashMap<HandlerId, Vec<Delivery>>>, StoreError> {
+        let chunks = handlers
+            .chunks(KEYS_A_STATEMENT / self.partitions.get())
+            .map(|chunk| {
+                let statement = self.select_of_handlers(chunk, status, after, first);
+                self.read_all_or_none(statement, max_bytes, |row| delivery(&mut Row::of(row)))
+            });
+        let mut found: HashMap<HandlerId, Vec<Delivery>> = HashMap::new();
+        for chunk in try_join_all(chunks).await? {
+            let Some(deliveries) = chunk else {
+                return Ok(None);
+            };
+            for delivery in deliveries {
+                found.entry(delivery.handler_id).or_default().push(delivery);
             }
         }
-        page.sort_by_key(|delivery| delivery.id);
-        page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(page)
+        for deliveries in found.values_mut() {
+            deliveries.sort_unstable_by_key(|delivery| delivery.id);
+            deliveries.truncate(first);
+        }
+        Ok(Some(found))
     }
 
-    /// Finds events by their positions in a partition.
+    /// Reads each handler's deliveries in each partition up to the last one that is asked for, which is looked up first.
+    fn select_of_handlers(
+        &self,
+        handlers: &[HandlerId],
+        status: Option<DeliveryStatus>,
+        after: Option<DeliveryId>,
+        first: usize,
+    ) -> Statement {
+        let of_partition = |partition| handlers.iter().map(move |id| (partition, id.0, 0, 0));
+        let keys: Vec<_> = self.partitions.iter().flat_map(of_partition).collect();
+        let (relation, mut values) = self.backend.uuid_ranges(&keys);
+        let mut bind = |value: Value| {
+            values.push(value);
+            format!("${}", values.len())
+        };
+        let status = status.map(|status| bind(status.as_str().into()));
+        let after = after.map(|after| bind(after.0.into()));
+        let wanted = |alias: &str| {
+            let status = status
+                .iter()
+                .map(|it| format!(" AND {alias}.status = {it}"));
+            let after = after.iter().map(|it| format!(" AND {alias}.id > {it}"));
+            status.chain(after).collect::<String>()
+        };
+        let offset = bind(i64::try_from(first.saturating_sub(1)).unwrap_or(0).into());
+        let last = bind(Uuid::max().into());
+        let columns: Vec<String> = COLUMNS
+            .iter()
+            .map(|column| format!("d.{}", column.as_str()))
+            .collect();
+        let sql = format!(
+            "WITH asked (no, id, low, high) AS ({relation}), \
+             bounds AS MATERIALIZED ( \
+                 SELECT no, id, COALESCE((SELECT k.id FROM deliveries k \
+                     WHERE k.partition_no = asked.no AND k.handler_id = asked.id{} \
+                     ORDER BY k.id LIMIT 1 OFFSET {offset}), {last}) AS up_to FROM asked) \
+             SELECT {} FROM bounds b JOIN deliveries d \
+             ON d.partition_no = b.no AND d.handler_id = b.id AND d.id <= b.up_to{}",
+            wanted("k"),
+            columns.join(", "),
+            wanted("d"),
+        );
+        self.statement(&sql, values)
+    }
+
+    /// Finds events by their places in the log, all in one statement. None where they are larger than `max_bytes`.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn events_at(
         &self,
-        partition: Partition,
-        positions: &[Position],
-    ) -> Result<HashMap<Position, Event>, StoreError> {
-        use entity::events as table;
-        let mut found = HashMap::with_capacity(positions.len());
-        for chunk in positions.chunks(KEYS_A_STATEMENT) {
-            let select = rows::select_event(&mut Query::select())
-                .from(table::Entity)
-                .and_where(Expr::col(table::Column::PartitionNo).eq(partition.number()))
-                .and_where(
-                    Expr::col(table::Column::Position)
-                        .is_in(chunk.iter().map(|position| position.0)),
-                )
-                .to_owned();
-            for row in &self.select(&select).await? {
-                let event = rows::event(row)?;
-                found.insert(event.position, event);
-            }
+        places: &[(Partition, Position)],
+        max_bytes: usize,
+    ) -> Result<Option<HashMap<(Partition, Position), Event>>, StoreError> {
+        let mut found = HashMap::with_capacity(places.len());
+        for chunk in places.chunks(KEYS_A_STATEMENT) {
+            let keys: Vec<_> = chunk
+                .iter()
+                .map(|(partition, position)| (*partition, Uuid::nil(), position.0, 0))
+                .collect();
+            let (relation, values) = self.backend.uuid_ranges(&keys);
+            let sql = format!(
+                "WITH places (no, id, position, ord) AS ({relation}) SELECT {} FROM places p \
+                 JOIN events e ON e.partition_no = p.no AND e.position = p.position",
+                rows::event_columns_of("e"),
+            );
+            let statement = self.statement(&sql, values);
+            let events = self.read_all_or_none(statement, max_bytes, rows::event);
+            let Some(events) = events.await? else {
+                return Ok(None);
+            };
+            found.extend(
+                events
+                    .into_iter()
+                    .map(|event| ((event.partition, event.position), event)),
+            );
         }
-        Ok(found)
+        Ok(Some(found))
+    }
+
+    /// Finds the events of deliveries in one partition, of the first of them up to the one with which they have `max_bytes` of
+    /// JSON. The database measures them before it reads them.
+    async fn first_events_at(
+        &self,
+        partition: Partition,
+        deliveries: &[Delivery],
+        max_bytes: usize,
+    ) -> Result<HashMap<Position, Event>, StoreError> {
+        if deliveries.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let keys: Vec<_> = (0_i64..)
+            .zip(deliveries)
+            .map(|(ord, delivery)| (partition, delivery.id.0, delivery.position.0, ord))
+            .collect();
+        let (relation, values) = self.backend.uuid_ranges(&keys);
+        let bytes = "OCTET_LENGTH(CAST(e.event_data AS text)) + OCTET_LENGTH(CAST(e.event_metadata AS text))";
+        let sql = format!(
+            "WITH due (no, id, position, ord) AS ({relation}), \
+             sized AS MATERIALIZED (SELECT d.no, d.position, d.ord, {bytes} AS bytes FROM due d \
+             JOIN events e ON e.partition_no = d.no AND e.position = d.position), \
+             summed AS MATERIALIZED (SELECT no, position, \
+             SUM(bytes) OVER (ORDER BY ord ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before FROM sized) \
+             SELECT {} FROM summed s JOIN events e ON e.partition_no = s.no AND e.position = s.position \
+             WHERE s.bytes_before < {max_bytes}",
+            rows::event_columns_of("e"),
+        );
+        let events = self.read(self.statement(&sql, values)).await?;
+        events
+            .iter()
+            .map(|row| rows::event(row).map(|event| (event.position, event)))
+            .collect()
     }
 
     /// Puts dead deliveries of a handler back in line: all, or those with these ids. Answers how many.
@@ -300,22 +386,22 @@ impl Store {
     }
 }
 
+/// The columns that [`delivery`] reads.
+const COLUMNS: [Column; 10] = [
+    Column::PartitionNo,
+    Column::Id,
+    Column::HandlerId,
+    Column::EventPosition,
+    Column::AggregateId,
+    Column::Status,
+    Column::Attempts,
+    Column::LastError,
+    Column::NextAttemptAt,
+    Column::UpdatedAt,
+];
+
 fn select_deliveries() -> SelectStatement {
-    Query::select()
-        .columns([
-            Column::PartitionNo,
-            Column::Id,
-            Column::HandlerId,
-            Column::EventPosition,
-            Column::AggregateId,
-            Column::Status,
-            Column::Attempts,
-            Column::LastError,
-            Column::NextAttemptAt,
-            Column::UpdatedAt,
-        ])
-        .from(Entity)
-        .to_owned()
+    Query::select().columns(COLUMNS).from(Entity).to_owned()
 }
 
 fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {

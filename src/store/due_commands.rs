@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use entity::commands::{Column, Entity};
+use futures_util::future::try_join_all;
 use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, SelectStatement, SimpleExpr, UnionType};
 
 use super::{
     Store, StoreError,
+    bounded::{PAGE_BYTES, merge},
     commands::{place_of, select_commands, select_from},
     events::sql_order,
     rows::{self, Row},
@@ -17,47 +19,77 @@ use crate::domain::{AggregateId, Command, Order, Partition, Timestamp};
 /// Lists of aggregates that are left out have lengths of this multiple, so that there are few forms of a statement.
 const LEFT_OUT_STEP: usize = 64;
 
+/// Commands whose time has come.
+#[derive(Debug)]
+pub struct DueCommands {
+    /// The oldest of them, in the order of their creation.
+    pub commands: Vec<Command>,
+    /// Whether those are all.
+    pub is_all: bool,
+}
+
 impl Store {
-    /// The pending commands of a partition that are due, in the order of their creation, but for those of some aggregates. One
-    /// that was tried and waits for its next try holds back the later ones of its aggregate.
+    /// The pending commands of a partition that are due, in the order of their creation, but for those of some aggregates:
+    /// `most` of them, and fewer where they are large. One that was tried and waits for its next try holds back the later ones
+    /// of its aggregate.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn due_commands(
         &self,
         partition: Partition,
-        limit: u64,
+        most: usize,
         but: &[AggregateId],
-    ) -> Result<Vec<Command>, StoreError> {
+    ) -> Result<DueCommands, StoreError> {
         let now = self.backend.now(self.clock.now());
-        let parts = self.due(partition, &now, but).into_iter().map(|part| {
-            let mut select = select_commands();
-            select
-                .cond_where(part)
+        let parts = self.due(partition, &now, but);
+        let select = |part: &SimpleExpr, limit: usize| {
+            select_commands()
+                .cond_where(part.clone())
                 .order_by(Column::CreatedAt, sql_order(Order::OldestFirst))
                 .order_by(Column::Id, sql_order(Order::OldestFirst))
-                .limit(limit);
-            select_from(select)
-        });
-        let rows = self.select(&union_of(parts).expect("two parts")).await?;
-        let mut commands: Vec<Command> =
-            rows.iter().map(rows::command).collect::<Result<_, _>>()?;
-        commands.sort_unstable_by_key(place_of);
-        commands.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(commands)
+                .limit(limit as u64)
+                .to_owned()
+        };
+        let all = parts.iter().map(|part| select_from(select(part, most)));
+        let all = union_of(all).expect("two parts");
+        let read = self.read_part(&all, PAGE_BYTES, rows::command).await?;
+        let is_large = read.is_cut;
+        let read = if is_large {
+            // One part comes behind the other, and one of the second may be older than what was read of the first. So each
+            // is read by itself, and not much more of it than fits.
+            let limit = read.rows.len().min(most);
+            drop(read);
+            let selects = parts.iter().map(|part| select(part, limit));
+            let reads = selects.map(|select| async move {
+                self.read_part(&select, PAGE_BYTES / 2, rows::command).await
+            });
+            merge(
+                try_join_all(reads).await?,
+                Order::OldestFirst,
+                limit,
+                place_of,
+            )
+        } else {
+            merge(vec![read], Order::OldestFirst, most, place_of)
+        };
+        Ok(DueCommands {
+            is_all: !is_large && read.rows.len() < most,
+            commands: read.rows,
+        })
     }
 
-    /// Which of these partitions have a pending command that is due, as [`Store::due_commands`] finds them.
+    /// Which of these partitions have a pending command that is due, as [`Store::due_commands`] finds them, of other aggregates
+    /// than those that come with the partition.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn partitions_with_due_commands(
         &self,
-        partitions: &[Partition],
-        but: &[AggregateId],
+        partitions: &[(Partition, Vec<AggregateId>)],
     ) -> Result<Vec<Partition>, StoreError> {
         let now = self.backend.now(self.clock.now());
-        let parts = partitions.iter().flat_map(|partition| {
+        let parts = partitions.iter().flat_map(|(partition, but)| {
             self.due(*partition, &now, but).map(|part| {
                 let one = Query::select()
                     .column(Column::PartitionNo)

@@ -88,6 +88,19 @@ impl Store {
         &self,
         ids: &[EventId],
     ) -> Result<HashMap<EventId, Event>, StoreError> {
+        let events = self.events_by_id_up_to(ids, usize::MAX).await?;
+        Ok(events.unwrap_or_default())
+    }
+
+    /// The same, or none where they are larger than `max_bytes`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn events_by_id_up_to(
+        &self,
+        ids: &[EventId],
+        max_bytes: usize,
+    ) -> Result<Option<HashMap<EventId, Event>>, StoreError> {
         let chunks = ids.chunks(KEYS_A_STATEMENT).map(|chunk| async move {
             let partitions = self.partitions.iter().map(Partition::number);
             let ids = Expr::col(Column::Id);
@@ -95,13 +108,13 @@ impl Store {
             select
                 .and_where(Expr::col(Column::PartitionNo).is_in(partitions))
                 .and_where(self.backend.uuid_in(ids, &mut chunk.iter().map(|id| id.0)));
-            self.select(&select).await
+            let statement = self.backend.dialect().build(&select);
+            self.read_all_or_none(statement, max_bytes, rows::event)
+                .await
         });
-        let rows = try_join_all(chunks).await?;
-        rows.iter()
-            .flatten()
-            .map(|row| rows::event(row).map(|event| (event.id, event)))
-            .collect()
+        let chunks: Option<Vec<_>> = try_join_all(chunks).await?.into_iter().collect();
+        let events = chunks.map(|chunks| chunks.into_iter().flatten());
+        Ok(events.map(|events| events.map(|event| (event.id, event)).collect()))
     }
 
     /// Reads a part of one partition's log.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use entity::event_handlers::{Column, Entity};
 use sea_orm::{
     Statement, Value,
-    sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SimpleExpr},
+    sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SelectStatement, SimpleExpr},
 };
 
 use super::{Store, StoreError, rows::Row};
@@ -15,8 +15,10 @@ use crate::domain::{
     StepOutcome, Timestamp,
 };
 
-/// The most handlers that are read: far more than anybody has, and far less than memory.
-const MOST_HANDLERS: u64 = 10_000;
+/// The most handlers that are registered: far more than anybody has, and far less than memory.
+pub const MOST_HANDLERS: i64 = 10_000;
+/// Registrations at the same time do not see each other, so there may be a few more.
+const MOST_HANDLERS_READ: u64 = MOST_HANDLERS as u64 + 1000;
 
 /// Calls of functions in SQL that run at a time: each has a connection of its own.
 pub const SQL_CALLS_AT_A_TIME: u32 = 16;
@@ -56,19 +58,9 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn event_handlers(&self) -> Result<Vec<EventHandler>, StoreError> {
-        let select = Query::select()
-            .columns([Column::Id, Column::HandlerName])
-            .expr(Expr::col(Column::EventTypes).cast_as("text"))
-            .columns([
-                Column::HandlerFunction,
-                Column::IsActive,
-                Column::PausedUntil,
-                Column::CreatedAt,
-                Column::Revision,
-            ])
-            .from(Entity)
+        let select = select_handlers()
             .order_by(Column::HandlerName, Order::Asc)
-            .limit(MOST_HANDLERS)
+            .limit(MOST_HANDLERS_READ)
             .to_owned();
         self.select(&select)
             .await?
@@ -77,13 +69,47 @@ impl Store {
             .collect()
     }
 
-    /// Registers a handler with its checkpoints, or changes the one of its name, which goes on where it is.
+    /// The handler of a name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn event_handler(
+        &self,
+        name: &HandlerName,
+    ) -> Result<Option<EventHandler>, StoreError> {
+        let select = select_handlers()
+            .and_where(Expr::col(Column::HandlerName).eq(name.as_str()))
+            .to_owned();
+        let rows = self.select(&select).await?;
+        rows.first().map(|row| handler(Row::of(row))).transpose()
+    }
+
+    /// Registers a handler with its checkpoints, or changes the one of its name, which goes on where it is. False where there
+    /// are [`MOST_HANDLERS`] others; then nothing was done.
     ///
     /// # Errors
     /// When the database fails; then nothing was done, unless the outcome is unknown.
-    pub async fn register_handler(&self, handler: &NewHandler) -> Result<(), StoreError> {
+    pub async fn register_handler(&self, handler: &NewHandler) -> Result<bool, StoreError> {
         let types: Vec<&str> = handler.event_types.iter().map(EventType::as_str).collect();
         let types = serde_json::Value::from(types).to_string();
+        let same = Query::select()
+            .expr(Expr::val(1))
+            .from(Entity)
+            .and_where(Expr::col(Column::HandlerName).eq(handler.name.as_str()))
+            .to_owned();
+        let has_place = Expr::cust("(SELECT COUNT(*) FROM event_handlers)")
+            .lt(MOST_HANDLERS)
+            .or(Expr::exists(same));
+        let new = Query::select()
+            .expr(Expr::val(handler.id.0))
+            .expr(Expr::val(handler.name.as_str()))
+            .expr(self.backend.json_value(types))
+            .expr(Expr::val(handler.function.to_string()))
+            .expr(Expr::val(true))
+            .expr(self.now())
+            .expr(Expr::val(0_i64))
+            .and_where(has_place)
+            .to_owned();
         let insert = Query::insert()
             .into_table(Entity)
             .columns([
@@ -95,15 +121,8 @@ impl Store {
                 Column::CreatedAt,
                 Column::Revision,
             ])
-            .values_panic([
-                Expr::val(handler.id.0),
-                Expr::val(handler.name.as_str()),
-                self.backend.json_value(types),
-                Expr::val(handler.function.to_string()),
-                Expr::val(true),
-                self.now(),
-                Expr::val(0_i64),
-            ])
+            .select_from(new)
+            .expect("as many values as columns")
             .on_conflict(
                 OnConflict::column(Column::HandlerName)
                     .update_columns([Column::EventTypes, Column::HandlerFunction])
@@ -143,7 +162,8 @@ impl Store {
             ];
             statements.push(self.statement(sql, values));
         }
-        self.backend.write_all(statements).await.map(drop)
+        let written = self.backend.write_all(statements).await?;
+        Ok(written.first().is_some_and(|written| written.affected > 0))
     }
 
     /// Makes a handler active, or not. False where there is none of that name.
@@ -332,6 +352,21 @@ impl Store {
     ) -> Statement {
         Statement::from_sql_and_values(self.backend.dialect(), sql, values)
     }
+}
+
+fn select_handlers() -> SelectStatement {
+    Query::select()
+        .columns([Column::Id, Column::HandlerName])
+        .expr(Expr::col(Column::EventTypes).cast_as("text"))
+        .columns([
+            Column::HandlerFunction,
+            Column::IsActive,
+            Column::PausedUntil,
+            Column::CreatedAt,
+            Column::Revision,
+        ])
+        .from(Entity)
+        .to_owned()
 }
 
 fn handler(mut row: Row<'_>) -> Result<EventHandler, StoreError> {

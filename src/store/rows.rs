@@ -177,15 +177,22 @@ pub(super) fn select_command(select: &mut SelectStatement) -> &mut SelectStateme
 
 /// The columns that [`command`] reads, of a relation that is called `alias`.
 pub(super) fn command_columns_of(alias: &str) -> String {
+    columns_of(alias, COMMAND_COLUMNS)
+}
+
+/// The columns that [`event`] reads, of a relation that is called `alias`.
+pub(super) fn event_columns_of(alias: &str) -> String {
+    columns_of(alias, EVENT_COLUMNS)
+}
+
+fn columns_of(alias: &str, columns: &[&str]) -> String {
     let of = |column: &&str| match *column {
-        json @ ("command_data" | "command_metadata") => format!("CAST({alias}.{json} AS text)"),
+        json if json.ends_with("_data") || json.ends_with("_metadata") => {
+            format!("CAST({alias}.{json} AS text)")
+        }
         column => format!("{alias}.{column}"),
     };
-    COMMAND_COLUMNS
-        .iter()
-        .map(of)
-        .collect::<Vec<_>>()
-        .join(", ")
+    columns.iter().map(of).collect::<Vec<_>>().join(", ")
 }
 
 /// Adds the columns that [`read_model`] reads.

@@ -39,7 +39,7 @@ pub(super) trait Backend: Send + Sync {
     fn dialect(&self) -> DbBackend;
 
     /// Runs a statement that reads: its rows, up to the one with which they have `max_bytes`, at least one. Of those behind it
-    /// there is never more than one in memory.
+    /// there are never more than a few in memory.
     async fn read(
         &self,
         statement: Statement,

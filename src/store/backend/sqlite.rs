@@ -56,6 +56,9 @@ const READER_CACHE_SIZE: &str = "-2000";
 /// The log is copied into the file when it has this many pages: 16 MiB. A page that is written often is copied once.
 const CHECKPOINT_PAGES: &str = "16384";
 
+/// So many rows the driver's thread reads ahead of whoever takes them. They may be large, and a bound in bytes does not count them.
+const ROWS_AHEAD: usize = 8;
+
 pub(super) struct Sqlite {
     writer: Kept<sqlx::Sqlite>,
     readers: Kept<sqlx::Sqlite>,
@@ -202,6 +205,7 @@ fn options(
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
                 .statement_cache_capacity(128)
+                .row_buffer_size(ROWS_AHEAD)
                 .pragma("temp_store", "memory")
                 .pragma("cache_size", cache_size)
                 .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)

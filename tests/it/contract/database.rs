@@ -20,7 +20,7 @@ cases!(
 );
 
 /// Runs a statement beside the server: the rows that it changed, or the database's refusal.
-pub(super) async fn execute(database: &Database, sql: impl Into<String>) -> Result<u64, String> {
+pub(crate) async fn execute(database: &Database, sql: impl Into<String>) -> Result<u64, String> {
     let (url, sql) = (database.url(), sql.into());
     let refused = |error: sqlx::Error| error.to_string();
     match database {

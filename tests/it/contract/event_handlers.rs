@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tidings::domain::{Cursor, Place, Position};
 use uuid::Uuid;
 
-use super::{Contract, event, list, pick, with};
+use super::{Contract, database::execute, event, list, pick, with};
 use crate::support::{
     client::LIMIT,
     in_process::{Engine, TestServer},
@@ -27,6 +27,7 @@ cases!(
     an_event_that_its_stream_does_not_take_is_a_dead_delivery,
     what_names_no_handler_is_not_found,
     what_one_server_changes_another_one_knows_within_a_second,
+    where_there_are_ten_thousand_handlers_no_other_one_is_registered,
 );
 
 const HANDLER: &str = "id name eventTypes function isActive isPaused createdAt";
@@ -479,4 +480,38 @@ async fn what_one_server_changes_another_one_knows_within_a_second(contract: Con
     assert!(telling.remove_handler("copy").await);
     telling.server.stop().await;
     assert_eq!(working.handlers().await, [Value::Null; 0]);
+}
+
+async fn where_there_are_ten_thousand_handlers_no_other_one_is_registered(contract: Contract) {
+    let input = json!({ "name": "first", "function": "log" });
+    contract.register(input).await;
+    let (numbers, new_id) = match contract.engine {
+        Engine::Sqlite => (
+            "(WITH RECURSIVE n(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM n WHERE n < 10000) SELECT n FROM n)",
+            "randomblob(16)",
+        ),
+        Engine::Postgres => (
+            "(SELECT * FROM generate_series(2, 10000) AS s(n))",
+            "gen_random_uuid()",
+        ),
+    };
+    let sql = format!(
+        "INSERT INTO event_handlers (id, handler_name, event_types, handler_function, is_active, created_at) \
+         SELECT {new_id}, 'no ' || n, h.event_types, h.handler_function, false, h.created_at \
+         FROM event_handlers h CROSS JOIN {numbers} m"
+    );
+    execute(&contract.server.database, sql).await.unwrap();
+    let other = json!({ "name": "zz", "function": "log" });
+    let failure = contract.register_is_refused(other.clone()).await;
+    assert_eq!(failure.code(), "BAD_USER_INPUT", "{failure:?}");
+    assert_eq!(failure.extension("field"), "input.name", "{failure:?}");
+    assert!(failure.message().contains("10000"), "{failure:?}");
+    assert_eq!(contract.handler("zz").await, Value::Null);
+    // Those that are there are changed as ever.
+    let changed = json!({ "name": "first", "function": "publish:all" });
+    assert_eq!(contract.register(changed).await["function"], "publish:all");
+    assert!(contract.remove_handler("no 2").await);
+    assert_eq!(contract.register(other).await["name"], "zz");
+    contract.append(event(Uuid::new_v4())).await;
+    contract.handled("zz").await;
 }

@@ -1,16 +1,21 @@
 //! Lists of what is large: pages end early and say so, and lists that have no pages are refused. So no answer takes more memory
 //! than a few connections may have.
 
+use std::{collections::HashSet, time::Duration};
+
 use serde_json::{Value, json};
+use tidings::domain::{AggregateId, HandlerName};
 use uuid::Uuid;
 
-use super::{Contract, database::execute, entry, event, list, pick};
+use super::{Contract, create_user, database::execute, entry, event, list, pick};
 use crate::support::in_process::Engine;
 
 cases!(
     a_page_of_large_events_ends_early_and_leads_on,
     a_page_of_large_read_models_ends_early_and_leads_on,
     what_is_large_and_has_no_pages_is_refused,
+    large_commands_are_listed_and_taken_a_part_at_a_time,
+    the_large_events_of_deliveries_are_read_a_part_at_a_time,
 );
 
 /// So many events of an aggregate are large, a million bytes each.
@@ -214,5 +219,123 @@ async fn what_is_large_and_has_no_pages_is_refused(contract: Contract) {
         assert!(failure.message().contains("64 MiB"), "{failure:?}");
         let found = contract.ask(query, json!({ "id": id, "first": 50 })).await;
         assert_eq!(found.pointer(path).unwrap().as_array().unwrap().len(), 50);
+    }
+}
+
+async fn large_commands_are_listed_and_taken_a_part_at_a_time(contract: Contract) {
+    let contract = contract
+        .restarted(None, |config| config.background.enabled = false)
+        .await;
+    let aggregates = contract.aggregates(4);
+    for id in &aggregates {
+        contract.create(create_user(*id, "ada")).await;
+    }
+    // Some were put off and are due now: these lie elsewhere in the index.
+    for not_before in ["NULL", "c.created_at"] {
+        let Spelling {
+            large,
+            numbers,
+            new_id,
+            ..
+        } = spelling(&contract, 9, Uuid::nil());
+        let sql = format!(
+            "INSERT INTO commands (partition_no, id, aggregate_id, command_type, command_data, command_metadata, status, attempts, not_before, created_at) \
+             SELECT c.partition_no, {new_id}, c.aggregate_id, c.command_type, {large}, c.command_metadata, c.status, 0, {not_before}, c.created_at \
+             FROM commands c CROSS JOIN {numbers} m WHERE LENGTH(CAST(c.command_data AS text)) < 1000"
+        );
+        execute(&contract.server.database, sql).await.unwrap();
+    }
+    let oldest = pages(&contract, "commands", "id", "order: OLDEST_FIRST").await;
+    assert_short(&oldest);
+    let all = oldest.concat();
+    let once: HashSet<String> = all.iter().map(ToString::to_string).collect();
+    assert_eq!((all.len(), once.len()), (4 * 19, 4 * 19));
+    let newest = pages(&contract, "commands", "id", "order: NEWEST_FIRST").await;
+    assert_short(&newest);
+    let reversed: Vec<Value> = newest.concat().into_iter().rev().collect();
+    assert_eq!(reversed, all);
+
+    // Those of one aggregate fit, and those of all four do not.
+    for id in &aggregates {
+        contract.append(event(*id)).await;
+    }
+    let query = "query($first: Int!) { aggregates { nodes { commands(first: $first) { nodes { type } } } } }";
+    let failure = contract.refused(query, json!({ "first": 100 })).await;
+    assert_eq!(failure.code(), "BAD_USER_INPUT", "{failure:?}");
+    assert_eq!(failure.extension("field"), "commands", "{failure:?}");
+    contract.ask(query, json!({ "first": 10 })).await;
+
+    let store = contract.server.app.store();
+    for partition in store.partitions().iter() {
+        let due = store.due_commands(partition, 256, &[]).await.unwrap();
+        assert!(!due.is_all);
+        let due: Vec<Value> = due.commands.iter().map(|it| json!(it.id.0)).collect();
+        assert!((1..=MOST_ON_A_PAGE).contains(&due.len()), "{}", due.len());
+        // They are the oldest, without a hole, wherever they lie.
+        let ids = aggregates.iter().map(|id| AggregateId(*id));
+        let of_partition: Vec<AggregateId> = ids
+            .filter(|id| store.partitions().of_aggregate(*id) == partition)
+            .collect();
+        let found = store
+            .commands_of_aggregates(&of_partition, None, 100, usize::MAX)
+            .await;
+        let found = found.unwrap().unwrap().into_values().flatten();
+        let here: HashSet<String> = found.map(|it| json!(it.id.0).to_string()).collect();
+        let mut oldest = all.clone();
+        oldest.retain(|id| here.contains(&id.to_string()));
+        assert_eq!(due, oldest[..due.len()]);
+    }
+}
+
+async fn the_large_events_of_deliveries_are_read_a_part_at_a_time(contract: Contract) {
+    let contract = contract
+        .restarted(None, |config| config.background.enabled = false)
+        .await;
+    let id = contract.aggregates(1)[0];
+    contract.append(event(id)).await;
+    append_large(&contract, id, 69).await;
+    let input = json!({ "name": "copy", "function": "log" });
+    contract.register(input).await;
+    let Spelling {
+        new_id,
+        id: of_aggregate,
+        ..
+    } = spelling(&contract, 0, id);
+    let sql = format!(
+        "INSERT INTO deliveries (partition_no, id, handler_id, event_position, aggregate_id, status, attempts, next_attempt_at, updated_at) \
+         SELECT e.partition_no, {new_id}, h.id, e.position, e.aggregate_id, 'RETRYING', 1, h.created_at, h.created_at \
+         FROM event_handlers h CROSS JOIN events e WHERE e.aggregate_id = {of_aggregate}"
+    );
+    execute(&contract.server.database, sql).await.unwrap();
+
+    let query = "query($first: Int!) { eventHandler(name: \"copy\") { deliveries(first: $first) { nodes { event { version } } } } }";
+    let failure = contract.refused(query, json!({ "first": 100 })).await;
+    assert_eq!(failure.code(), "BAD_USER_INPUT", "{failure:?}");
+    assert_eq!(failure.extension("field"), "event", "{failure:?}");
+    let found = contract.ask(query, json!({ "first": 50 })).await;
+    let found = found.pointer("/eventHandler/deliveries/nodes").unwrap();
+    assert_eq!(found.as_array().unwrap().len(), 50);
+
+    let store = contract.server.app.store();
+    let partition = store.partitions().of_aggregate(AggregateId(id));
+    let name = HandlerName::new("copy").unwrap();
+    let handler = store.event_handler(&name).await.unwrap().unwrap().id;
+    let mut taken = HashSet::new();
+    while taken.len() < 70 {
+        let found = store.due_deliveries(partition, handler, &taken, 50).await;
+        let found = found.unwrap();
+        // A million bytes are less than a mebibyte, and two are more; one is small.
+        assert!((1..=3).contains(&found.due.len()), "{}", found.due.len());
+        let ids = found.due.iter().map(|(delivery, event)| {
+            assert_eq!(delivery.position, event.position);
+            delivery.id
+        });
+        taken.extend(ids);
+        let is_all = taken.len() == 70;
+        assert!(
+            is_all || found.next == Some(Duration::ZERO),
+            "{:?}",
+            found.next
+        );
     }
 }

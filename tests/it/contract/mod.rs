@@ -36,7 +36,7 @@ mod append_events;
 mod commands;
 mod create_aggregate;
 mod create_command;
-mod database;
+pub(crate) mod database;
 mod deliveries;
 mod domain;
 mod event_handlers;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::with;
+use crate::contract::database::execute;
 use crate::support::in_process::{Database, Engine, TestServer};
 
 /// A server with 100 aggregates of three events each, the last of them caused by a command, and 100 streams of two entries that lead to events.
@@ -60,7 +61,34 @@ async fn filled(engine: Engine, partitions: u8) -> TestServer {
     let query = "mutation { rebuildReadModels(input: {}) { count } }";
     let rebuilt = client.query(query, json!({})).await.unwrap();
     assert_eq!(rebuilt["rebuildReadModels"]["count"], 100);
+    add_handlers(&server, engine).await;
     server
+}
+
+/// 100 handlers, ten of which are wanted with "of_10", and all with "of_100"; each with a dead delivery of each event.
+async fn add_handlers(server: &TestServer, engine: Engine) {
+    for number in 0..100 {
+        let types = if number < 10 {
+            json!(["of_10", "of_100"])
+        } else {
+            json!(["of_100"])
+        };
+        let query = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { id } } }";
+        let input = json!({ "name": format!("h{number}"), "function": "log", "eventTypes": types });
+        let client = server.client();
+        let registered = client.query(query, json!({ "input": input })).await;
+        registered.unwrap();
+    }
+    let new_id = match engine {
+        Engine::Sqlite => "randomblob(16)",
+        Engine::Postgres => "gen_random_uuid()",
+    };
+    let sql = format!(
+        "INSERT INTO deliveries (partition_no, id, handler_id, event_position, aggregate_id, status, attempts, updated_at) \
+         SELECT e.partition_no, {new_id}, h.id, e.position, e.aggregate_id, 'DEAD', 8, e.created_at \
+         FROM event_handlers h CROSS JOIN events e"
+    );
+    execute(&server.database, sql).await.unwrap();
 }
 
 /// The statements of a list of so many, and how many things it answered. The server itself asks something every some
@@ -74,7 +102,10 @@ async fn statements_once(server: &TestServer, query: &str, first: usize) -> (u64
     let before = server.app.store().statements_read();
     let data = server
         .client()
-        .query(query, json!({ "first": first }))
+        .query(
+            query,
+            json!({ "first": first, "type": format!("of_{first}") }),
+        )
         .await
         .unwrap();
     let count = server.app.store().statements_read() - before;
@@ -82,7 +113,7 @@ async fn statements_once(server: &TestServer, query: &str, first: usize) -> (u64
 }
 
 /// Lists, and how many statements are enough for them on one partition: what must not grow with the list.
-const LISTS: [(&str, u64); 11] = [
+const LISTS: [(&str, u64); 12] = [
     (
         "query($first: Int!) { events(first: $first) { nodes { id } } }",
         2,
@@ -126,6 +157,10 @@ const LISTS: [(&str, u64); 11] = [
     (
         "query($first: Int!) { streams(first: $first) { nodes { name entries(first: 1) { event { id aggregate { id } } } } } }",
         4,
+    ),
+    (
+        "query($type: String!) { eventHandlers(eventType: $type) { id lagEvents deliveries(first: 2) { nodes { id event { id } } } } }",
+        5,
     ),
 ];
 
