@@ -124,16 +124,6 @@ impl App {
         let brings_domain = store.put_in_force(&domain).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let metrics = Metrics::new(&store, clock.clone(), &config.observability);
-        let handlers = Handlers::start(
-            store.clone(),
-            tail.clone(),
-            clock.clone(),
-            functions,
-            traces.clone(),
-            metrics.deliveries().clone(),
-            &config.handlers,
-        )
-        .await?;
         let watch = Watch::new(store.clone());
         let on_commit = {
             let (tail, watch) = (tail.clone(), watch.clone());
@@ -143,6 +133,35 @@ impl App {
                 }
                 tail.take_committed(committed);
             })
+        };
+        let on_batch = {
+            let metrics = metrics.clone();
+            Arc::new(move |batch: &BatchReport<'_>| metrics.count_batch(batch))
+        };
+        let hooks = Hooks {
+            on_commit,
+            on_batch,
+            traces: traces.clone(),
+        };
+        let appender = Arc::new(Appender::start(store.clone(), &config.limits, hooks));
+        let handlers = Handlers::start(
+            store.clone(),
+            tail.clone(),
+            appender.clone(),
+            clock.clone(),
+            functions,
+            metrics.deliveries().clone(),
+            &config.handlers,
+        );
+        let handlers = match handlers.await {
+            Ok(handlers) => handlers,
+            Err(error) => {
+                // Whoever embeds this may try again in the same process.
+                appender.stop().await;
+                tail.stop().await;
+                traces.stop().await;
+                return Err(error.into());
+            }
         };
         let background = Supervision {
             tasks: TaskTracker::new(),
@@ -154,16 +173,6 @@ impl App {
             let watch = domain_watch.clone();
             background.start("domain-watch", move |stop| watch.clone().run(stop));
         }
-        let on_batch = {
-            let metrics = metrics.clone();
-            Arc::new(move |batch: &BatchReport<'_>| metrics.count_batch(batch))
-        };
-        let hooks = Hooks {
-            on_commit,
-            on_batch,
-            traces: traces.clone(),
-        };
-        let appender = Arc::new(Appender::start(store.clone(), &config.limits, hooks));
         let executor = Arc::new(Executor::new(
             store.clone(),
             appender.clone(),

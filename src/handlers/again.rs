@@ -10,7 +10,6 @@ use crate::{
     domain::{
         Delivery, DeliveryId, DeliveryStatus, Event, EventHandler, HandlerFunction, LastError,
         StreamName,
-        append::{Committed, Outcome},
     },
     store::StoreError,
 };
@@ -72,7 +71,7 @@ impl Handlers {
                 self.log(&handler, &event);
                 Ok(())
             }
-            HandlerFunction::Publish(stream) => self.publish(stream, &event).await?,
+            HandlerFunction::Publish(stream) => self.publish(stream, &event).await,
             HandlerFunction::Sql(function) => {
                 let _permit = self.sql_calls.acquire().await;
                 let time_out = self.config.time_out;
@@ -135,26 +134,11 @@ impl Handlers {
         }
     }
 
-    async fn publish(
-        &self,
-        stream: &StreamName,
-        event: &Event,
-    ) -> Result<Result<(), LastError>, StoreError> {
-        let partition = self.store.partitions().of_stream(stream);
-        let entry = entry_of(event, stream);
-        let outcomes = self.store.append_entries(partition, &[&entry]).await?;
-        match outcomes.into_iter().next() {
-            Some(Outcome::Appended { places, .. }) => {
-                let entries = places
-                    .into_iter()
-                    .map(|place| Arc::new(entry.clone().stored(partition, place)))
-                    .collect();
-                self.tail
-                    .take_committed(Committed::Entries(partition, entries));
-                Ok(Ok(()))
-            }
-            Some(Outcome::Refused(refusal)) => Ok(Err(LastError::new(&refusal.to_string()))),
-            Some(Outcome::Duplicate) | None => Ok(Ok(())),
-        }
+    /// Appends as anybody does; what the server cannot take now is tried again like any other delivery.
+    async fn publish(&self, stream: &StreamName, event: &Event) -> Result<(), LastError> {
+        let appended = self.appender.append_entry(entry_of(event, stream)).await;
+        appended
+            .map(drop)
+            .map_err(|error| LastError::new(&error.to_string()))
     }
 }

@@ -36,6 +36,7 @@ use self::{
     webhook::{Post, Webhooks},
 };
 use crate::{
+    appender::Appender,
     config,
     domain::{
         Clock, DeliveryId, Event, EventHandler, EventType, HandlerFunction, HandlerId, HandlerName,
@@ -98,6 +99,7 @@ pub enum RegisterError {
 pub struct Handlers {
     store: Store,
     tail: Arc<Tail>,
+    appender: Arc<Appender>,
     clock: Arc<dyn Clock>,
     config: config::Handlers,
     functions: HandlerFunctions,
@@ -122,20 +124,21 @@ impl Handlers {
     pub async fn start(
         store: Store,
         tail: Arc<Tail>,
+        appender: Arc<Appender>,
         clock: Arc<dyn Clock>,
         functions: HandlerFunctions,
-        traces: Traces,
         counts: DeliveryCounts,
         config: &config::Handlers,
     ) -> Result<Arc<Self>, StoreError> {
         let handlers = Arc::new(Self {
             webhooks: Webhooks::new(config, store.database_id()),
             store,
+            traces: appender.traces().clone(),
             tail,
+            appender,
             clock,
             config: config.clone(),
             functions,
-            traces,
             counts,
             sql_calls: Semaphore::new(SQL_CALLS_AT_A_TIME as usize),
             tasks: Arc::default(),

@@ -180,7 +180,7 @@ pub(super) struct Refusal {
     /// Nothing was done, and the same request may succeed later.
     is_retryable: bool,
     request_id: Option<RequestId>,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Refusal {
@@ -227,7 +227,7 @@ impl Refusal {
     }
 
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
+        self.header = Some(Box::new((name, value)));
         self
     }
 
@@ -237,7 +237,8 @@ impl Refusal {
             let seconds = HeaderValue::from(RETRY_AFTER_MS / 1000);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
-        if let Some((name, value)) = self.header {
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             response.headers_mut().insert(name, value);
         }
         response

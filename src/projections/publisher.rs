@@ -17,7 +17,7 @@ use crate::{
     },
     store::StoreError,
     tail::PartitionFollower,
-    traces::{Recording, TracedEvent},
+    traces::TracedEvent,
 };
 
 /// Events that are looked at at a time, at most.
@@ -91,7 +91,9 @@ impl Publisher<'_> {
             let recording = traced.map(|(traced, from)| traces.recording("publish", traced, from));
             let published = self.publish(entries).await;
             if !matches!(published, Ok(true)) {
-                recording.map(Recording::give_up);
+                if let Some(recording) = recording {
+                    recording.give_up();
+                }
                 return published.map(drop);
             }
         }

@@ -93,20 +93,19 @@ impl Store {
     ) -> Result<HashSet<AggregateId>, StoreError> {
         let mut held_back = HashSet::new();
         for chunk in aggregates.chunks(KEYS_A_STATEMENT) {
-            let of = self.backend.uuid_in(
-                Expr::col(Column::AggregateId),
-                &mut chunk.iter().map(|id| id.0),
+            let keys: Vec<_> = chunk.iter().map(|id| (partition, id.0, 0, 0)).collect();
+            let (relation, mut values) = self.backend.uuid_ranges(&keys);
+            values.push(handler.0.into());
+            // Each is looked up by itself, in the order of the index: read for all of them at once, a planner without statistics
+            // reads every delivery of the handler.
+            let sql = format!(
+                "WITH aggregates (no, id, low, high) AS ({relation}) \
+                 SELECT a.id FROM aggregates a WHERE (SELECT d.aggregate_id FROM deliveries d \
+                 WHERE d.partition_no = a.no AND d.handler_id = ${} AND d.aggregate_id = a.id \
+                 AND d.status IN ('RETRYING', 'WAITING') ORDER BY d.event_position LIMIT 1) IS NOT NULL",
+                values.len(),
             );
-            let select = Query::select()
-                .distinct()
-                .column(Column::AggregateId)
-                .from(Entity)
-                .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-                .and_where(Expr::col(Column::HandlerId).eq(handler.0))
-                .and_where(of)
-                .and_where(Expr::col(Column::Status).is_in(["RETRYING", "WAITING"]))
-                .to_owned();
-            for row in &self.select(&select).await? {
+            for row in &self.read(self.statement(&sql, values)).await? {
                 held_back.insert(AggregateId(Row::of(row).next()?));
             }
         }

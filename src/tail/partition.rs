@@ -1,8 +1,9 @@
 //! Following all events of one partition, for what runs under its lease. Floor 3.
 
-use std::sync::Arc;
+use std::{panic::resume_unwind, sync::Arc};
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Tail,
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Event, EventFilter, Order, Partition, Position},
-    store::{EventScan, StoreError},
+    store::{EventScan, Store, StoreError},
 };
 
 /// A batch is closed when it has so many events, or about so many bytes.
@@ -27,6 +28,9 @@ pub struct PartitionFollower {
     partition: Partition,
     after: Position,
     page_bytes: usize,
+    /// The page of history behind `after` that is being read. It goes on where whoever waits for it turns to something else:
+    /// one that is often called away would never come to the end of a page otherwise.
+    page: Option<AbortOnDropHandle<Result<Vec<Event>, StoreError>>>,
 }
 
 impl PartitionFollower {
@@ -42,6 +46,7 @@ impl PartitionFollower {
             partition,
             after,
             page_bytes: PAGE_BYTES,
+            page: None,
         }
     }
 
@@ -53,9 +58,11 @@ impl PartitionFollower {
     /// Goes on behind this position, which may lie before what was given already.
     pub fn go_on_behind(&mut self, position: Position) {
         self.after = position;
+        self.page = None;
     }
 
-    /// Waits for what comes next, up to `most` events. It can be given up while it waits: then nothing was given.
+    /// Waits for what comes next, up to `most` events. It can be given up while it waits: then nothing was given, and
+    /// the next call goes on with what was being read.
     ///
     /// # Errors
     /// When the database fails: the same call goes on.
@@ -78,7 +85,31 @@ impl PartitionFollower {
     }
 
     /// Reads what the window has, or a page of history where that begins later.
-    async fn read(&self, head: Position, most: usize) -> Result<EventBatch, StoreError> {
+    async fn read(&mut self, head: Position, most: usize) -> Result<EventBatch, StoreError> {
+        if self.page.is_none() {
+            let batch = self.read_window(most);
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+        let page = match &mut self.page {
+            Some(page) => page,
+            none => none.insert(AbortOnDropHandle::new(tokio::spawn(read_page(
+                self.tail.store.clone(),
+                self.partition,
+                (self.after, head),
+                PAGE_ROWS.min(most) as u64,
+                self.page_bytes,
+            )))),
+        };
+        let read = page.await;
+        self.page = None;
+        let mut events = read.unwrap_or_else(|ended| resume_unwind(ended.into_panic()))?;
+        events.truncate(most);
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
+    fn read_window(&self, most: usize) -> EventBatch {
         let window = &self.tail.events.windows[self.partition.index()];
         let mut batch = EventBatch::new();
         let mut bytes = 0;
@@ -93,19 +124,25 @@ impl PartitionFollower {
             batch.extend(rows);
         }
         batch.truncate(most);
-        if !batch.is_empty() {
-            return Ok(batch);
-        }
-        let scan = EventScan {
-            partition: self.partition,
-            above: self.after,
-            up_to: head,
-            filter: &EventFilter::default(),
-            order: Order::OldestFirst,
-            limit: PAGE_ROWS.min(most) as u64,
-            max_bytes: Some(self.page_bytes),
-        };
-        let events = self.tail.store.scan_events(&scan).await?;
-        Ok(events.into_iter().map(Arc::new).collect())
+        batch
     }
+}
+
+async fn read_page(
+    store: Store,
+    partition: Partition,
+    (above, up_to): (Position, Position),
+    limit: u64,
+    max_bytes: usize,
+) -> Result<Vec<Event>, StoreError> {
+    let scan = EventScan {
+        partition,
+        above,
+        up_to,
+        filter: &EventFilter::default(),
+        order: Order::OldestFirst,
+        limit,
+        max_bytes: Some(max_bytes),
+    };
+    store.scan_events(&scan).await
 }
