@@ -497,7 +497,7 @@ async fn where_there_are_ten_thousand_handlers_no_other_one_is_registered(contra
     };
     let sql = format!(
         "INSERT INTO event_handlers (id, handler_name, event_types, handler_function, is_active, created_at) \
-         SELECT {new_id}, 'no ' || n, h.event_types, h.handler_function, false, h.created_at \
+         SELECT {new_id}, 'no-' || n, h.event_types, h.handler_function, false, h.created_at \
          FROM event_handlers h CROSS JOIN {numbers} m"
     );
     execute(&contract.server.database, sql).await.unwrap();
@@ -510,7 +510,7 @@ async fn where_there_are_ten_thousand_handlers_no_other_one_is_registered(contra
     // Those that are there are changed as ever.
     let changed = json!({ "name": "first", "function": "publish:all" });
     assert_eq!(contract.register(changed).await["function"], "publish:all");
-    assert!(contract.remove_handler("no 2").await);
+    assert!(contract.remove_handler("no-2").await);
     assert_eq!(contract.register(other).await["name"], "zz");
     contract.append(event(Uuid::new_v4())).await;
     contract.handled("zz").await;
