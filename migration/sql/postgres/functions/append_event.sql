@@ -23,9 +23,7 @@ BEGIN
     p_event_type := tidings_check_name('p_event_type', p_event_type);
     p_event_data := tidings_check_json('p_event_data', p_event_data);
     p_event_metadata := tidings_check_metadata('p_event_metadata', p_event_metadata);
-    IF p_expected_version < 0 THEN
-        RAISE EXCEPTION 'p_expected_version must not be negative' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    p_expected_version := tidings_check_version('p_expected_version', p_expected_version);
     v_version := tidings_append_one(
         v_partition_no, p_aggregate_id, p_aggregate_type, v_event_id, p_event_type, p_event_data, p_event_metadata,
         p_expected_version
