@@ -41,8 +41,8 @@ use crate::{
     tail::Tail,
 };
 
-/// How often it is looked at what other servers have changed in the registry.
-const POLL_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked at what others (servers, SQL clients) have changed in the registry.
+const POLL_EVERY: Duration = Duration::from_millis(100);
 
 /// Calls of functions in SQL that run at a time: each has a connection of its own, and whoever appends needs some, too.
 const SQL_CALLS_AT_A_TIME: usize = 16;

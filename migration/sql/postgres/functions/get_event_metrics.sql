@@ -20,8 +20,8 @@ BEGIN
     RETURN QUERY
     SELECT m.event_type, m.aggregate_type, sum(m.event_count)::bigint,
            (sum(m.processing_time_ms * m.timed_count) / nullif(sum(m.timed_count), 0))::numeric,
-           least(round(max(m.max_processing_time_ms)), 2147483647)::integer,
-           least(round(min(m.min_processing_time_ms)), 2147483647)::integer
+           round(max(m.max_processing_time_ms))::integer,
+           round(min(m.min_processing_time_ms))::integer
     FROM event_metrics m
     WHERE m.created_at BETWEEN date_trunc('minute', p_start_date, 'UTC') AND p_end_date
     GROUP BY m.event_type, m.aggregate_type
