@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use entity::{database_settings, partition_locks};
 use migration::Migrator;
 use sea_orm::{
-    ActiveValue::{NotSet, Set}, DatabaseConnection, EntityTrait, TransactionTrait, sea_query::OnConflict,
+    ActiveValue::{NotSet, Set},
+    DatabaseConnection, EntityTrait, TransactionTrait,
+    sea_query::OnConflict,
 };
 use sea_orm_migration::MigratorTrait;
 
