@@ -46,6 +46,6 @@ pub const CODE: &[&str] = &[
     include_str!("../sql/postgres/functions/process_event.sql"),
     include_str!("../sql/postgres/functions/record_event_metrics.sql"),
     include_str!("../sql/postgres/functions/get_event_metrics.sql"),
-    include_str!("../sql/postgres/search_path.sql"),
+    include_str!("../sql/postgres/client_settings.sql"),
     include_str!("../sql/postgres/triggers.sql"),
 ];

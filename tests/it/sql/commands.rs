@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::domain::{Domain, declared};
+use tidings::domain::{Decider, Domain, declared};
 use uuid::Uuid;
 
 use std::sync::Arc;
@@ -271,7 +271,9 @@ fn expected_is_settled(case: &Case) -> bool {
 
 async fn commands_come_to_the_same_by_sql_and_by_the_server(partitions: u8) {
     let file: File = toml::from_str(include_str!("commands.toml")).unwrap();
-    let domain = Domain::new(declared::parse(&file.domain).unwrap()).unwrap();
+    let declared = declared::parse(&file.domain).unwrap().into_iter();
+    let deciders = declared.map(|aggregate| Arc::new(aggregate) as Arc<dyn Decider>);
+    let domain = Domain::new(deciders.collect()).unwrap();
     let mut bench = Bench::of(partitions, domain).await;
     for case in &file.case {
         bench.executed_by_the_server(case).await;

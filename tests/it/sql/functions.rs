@@ -12,6 +12,7 @@ on_postgres!(
     sql_clients_are_held_to_the_servers_own_limit,
     json_that_sql_takes_comes_back_from_the_api,
     a_role_that_may_do_nothing_gets_nothing,
+    the_examples_of_the_documentation_run,
 );
 
 async fn a_key_stands_for_the_same_aggregate_in_sql_and_in_the_api(partitions: u8) {
@@ -251,4 +252,26 @@ async fn a_role_that_may_do_nothing_gets_nothing(partitions: u8) {
         .await
         .unwrap();
     assert!(sql.rows("SELECT FROM events").await.is_empty());
+}
+
+async fn the_examples_of_the_documentation_run(partitions: u8) {
+    let server = start(partitions, |_| {}).await;
+    let mut sql = Sql::connect(&server).await;
+    let text = include_str!("../../../docs/sql.md");
+    let examples: Vec<&str> = text
+        .split("```sql\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() > 15, "{} examples", examples.len());
+    for example in examples {
+        if let Err(refused) = sql.run(example).await {
+            panic!("{example}\n{refused:?}");
+        }
+    }
+    let users = sql
+        .rows("SELECT status FROM commands WHERE command_type = 'create_user'")
+        .await;
+    assert_eq!(users, vec![json!({ "status": "PROCESSED" }); 2]);
+    assert_eq!(sql.rows("SELECT FROM greetings").await.len(), 1);
 }

@@ -2,6 +2,9 @@
 -- client's own search path is, and in no temporary table. What they call inherits it. The server has a search path of its
 -- own and calls other functions, so it pays nothing for this. Functions in SQL that handlers name are looked for in the same
 -- way, unless their name has a schema.
+--
+-- Compiling is out of the question: where a small table is read whole while that is discouraged (`enable_seqscan = off`), the
+-- planner takes it for so dear that each call would be compiled, which takes a second.
 DO $$
 DECLARE
     v_function regprocedure;
@@ -18,6 +21,7 @@ BEGIN
               )
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', v_function, current_schema());
+        EXECUTE format('ALTER FUNCTION %s SET jit = off', v_function);
     END LOOP;
 END;
 $$;
