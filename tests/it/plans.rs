@@ -74,7 +74,9 @@ async fn plans_of_sql_clients_that_were_made_for_young_tables_do_not_read_whole_
         unreachable!("it was made on PostgreSQL");
     };
     for table in TABLES {
-        tables.execute(&format!("ALTER TABLE {table} SET (autovacuum_enabled = off)"));
+        tables.execute(&format!(
+            "ALTER TABLE {table} SET (autovacuum_enabled = off)"
+        ));
     }
     let call_all = |from: usize, to: usize| {
         format!(
@@ -89,6 +91,7 @@ async fn plans_of_sql_clients_that_were_made_for_young_tables_do_not_read_whole_
              PERFORM get_read_model(k); \
              PERFORM append_to_stream('s', k, 'seen', '{{}}'); \
              PERFORM read_from_stream('s', n - 2, 2); \
+             COMMIT; \
              END LOOP; END $$"
         )
     };
@@ -108,8 +111,12 @@ async fn plans_of_sql_clients_that_were_made_for_young_tables_do_not_read_whole_
     let database = server.stop().await;
     assert_rows_were_looked_up(&database.url()).await;
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-    let sql = "SELECT relname::text, seq_tup_read FROM pg_stat_user_tables WHERE relname = ANY ($1)";
-    let tables = sqlx::query(sql).bind(TABLES).fetch_all(&mut connection).await;
+    let sql =
+        "SELECT relname::text, seq_tup_read FROM pg_stat_user_tables WHERE relname = ANY ($1)";
+    let tables = sqlx::query(sql)
+        .bind(TABLES)
+        .fetch_all(&mut connection)
+        .await;
     for table in tables.unwrap() {
         let (name, rows): (String, i64) = (table.get(0), table.get(1));
         assert!(rows < 40_000, "{name}: {rows} rows, and no index");

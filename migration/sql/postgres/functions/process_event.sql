@@ -83,6 +83,7 @@ BEGIN
         WHERE c.partition_no = v_event.partition_no AND c.name = 'handler:' || v_handler.id::text
         FOR UPDATE;
         CONTINUE WHEN NOT FOUND;
+        -- One that is due may be in a server's hand, which takes it away when it is done: then another one waits behind it.
         UPDATE deliveries d
         SET status = CASE WHEN d.status = 'DEAD' THEN 'WAITING' ELSE d.status END,
             attempts = CASE WHEN d.status = 'DEAD' THEN 0 ELSE d.attempts END,
@@ -90,7 +91,8 @@ BEGIN
             last_error = coalesce(v_error, d.last_error),
             updated_at = clock_timestamp()
         WHERE d.partition_no = v_event.partition_no AND d.handler_id = v_handler.id
-              AND d.aggregate_id = v_event.aggregate_id AND d.event_position = v_event.position;
+              AND d.aggregate_id = v_event.aggregate_id AND d.event_position = v_event.position
+              AND (NOT v_is_queued OR d.status <> 'RETRYING' OR d.next_attempt_at > clock_timestamp());
         IF NOT FOUND THEN
             -- One of an aggregate is tried at a time. What is queued, too, waits, and is made due below.
             v_waits := v_is_queued OR EXISTS (
