@@ -55,7 +55,7 @@ impl Case {
     fn aggregate_type(&self) -> &str {
         let of_command = match self.command.0.ends_with("_user") {
             true => "user",
-            false => "order",
+            false => "purchase",
         };
         self.of.as_deref().unwrap_or(of_command)
     }

@@ -22,7 +22,7 @@ async fn a_key_stands_for_the_same_aggregate_in_sql_and_in_the_api(partitions: u
         "user-123",
         "äöü",
         "a'b",
-        "",
+        " ",
         "0192d3f0-1111-7222-8333-444455556666",
         "0192D3F0-1111-7222-8333-444455556666",
         "0192d3f0111172228333444455556666",
@@ -42,6 +42,13 @@ async fn a_key_stands_for_the_same_aggregate_in_sql_and_in_the_api(partitions: u
         let data = server.client().query(query, json!({ "key": key })).await;
         assert_eq!(data.unwrap()["aggregateId"], json!(by_sql), "{key}");
     }
+    let refused = sql
+        .refused("SELECT append_event('', 'user', 'seen', '{}')")
+        .await;
+    assert_eq!(
+        (refused.code.as_str(), refused.message.as_str()),
+        ("22023", "a key must not be empty")
+    );
 }
 
 async fn an_aggregate_from_sql_is_the_same_as_one_from_the_api(partitions: u8) {

@@ -1,5 +1,5 @@
 -- The UUID that a text names: a UUID in any of its usual forms is itself, and anything else is a key that stands for its
--- UUIDv5 in a fixed namespace, the same one as the server's `aggregate(key:)`. NULL is NULL.
+-- UUIDv5 in a fixed namespace, the same one as the server's `aggregateId(key:)`. NULL is NULL.
 --
 -- Source: RFC 9562, section 5.5; FIPS 180-4, section 6.1. PostgreSQL itself has no SHA-1, and an extension would have to be
 -- there in every database.
@@ -31,6 +31,10 @@ BEGIN
     END IF;
     IF p_key ~* '^urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' THEN
         RETURN substr(p_key, 10)::uuid;
+    END IF;
+
+    IF p_key = '' THEN
+        RAISE EXCEPTION 'a key must not be empty' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
     v_bytes := c_namespace || convert_to(p_key, 'UTF8');
