@@ -122,6 +122,9 @@ impl App {
         let traces = Traces::start(endpoint, clock.clone())?;
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
         let brings_domain = store.put_in_force(&domain).await?;
+        store
+            .keep_event_limit(config.limits.max_event_bytes)
+            .await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let metrics = Metrics::new(&store, clock.clone(), &config.observability);
         let watch = Watch::new(store.clone());

@@ -14,6 +14,7 @@ pub struct Model {
     pub database_id: Uuid,
     pub partitions: i16,
     pub created_at: ChronoDateTimeUtc,
+    pub max_event_bytes: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -52,10 +52,12 @@ impl DataSchema {
         let mut found: Vec<SchemaViolation> = self
             .validator
             .iter_errors(value)
-            .take(MAX_VIOLATIONS)
             .map(|error| violations::describe(&error))
             .collect();
+        // In an order that does not depend on the schema's own, which a database may not keep.
+        found.sort_by_cached_key(SchemaViolation::to_string);
         found.dedup();
+        found.truncate(MAX_VIOLATIONS);
         Err(found)
     }
 }

@@ -48,8 +48,8 @@ use crate::{
     traces::{Span, Traces},
 };
 
-/// How often it is looked at what others have changed in the registry.
-const POLL_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked at what others (servers, SQL clients) have changed in the registry.
+const POLL_EVERY: Duration = Duration::from_millis(100);
 
 /// How long it may take, beside the probe itself, until what came of it is stored.
 const PROBE_SLACK: Duration = Duration::from_secs(1);

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use entity::{database_settings, partition_locks};
 use migration::Migrator;
 use sea_orm::{
-    ActiveValue::Set, DatabaseConnection, EntityTrait, TransactionTrait, sea_query::OnConflict,
+    ActiveValue::{NotSet, Set},
+    DatabaseConnection, EntityTrait, TransactionTrait,
+    sea_query::OnConflict,
 };
 use sea_orm_migration::MigratorTrait;
 
@@ -81,6 +83,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Keeps how large the data of an event may be, in bytes, where SQL clients are held to it: what was started last counts.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_event_limit(&self, bytes: usize) -> Result<(), StoreError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let sql = "UPDATE database_settings SET max_event_bytes = $1 WHERE id = 1 AND max_event_bytes <> $1";
+        self.backend
+            .execute(self.statement(sql, [bytes.into()]))
+            .await
+    }
+}
+
 async fn migrate(connection: &DatabaseConnection) -> Result<(), sea_orm::DbErr> {
     Migrator::up(connection, None).await?;
     migration::install_code(connection).await
@@ -115,6 +131,8 @@ async fn settle(
         database_id: Set(clock.new_id()),
         partitions: Set(count),
         created_at: Set(clock.now().to_utc()),
+        // As the table has it, until a server starts.
+        max_event_bytes: NotSet,
     };
     let transaction = connection.begin().await?;
     partition_locks::Entity::insert_many(locks)

@@ -24,6 +24,7 @@ mod read_models;
 mod readme;
 mod rebuild_command;
 mod sdl;
+mod sql;
 mod subscriptions;
 mod support;
 mod tail;

@@ -21,6 +21,14 @@ use crate::support::{
 /// So many aggregates there are when the statements are planned that some indexes have a second level and others have not.
 const YOUNG: usize = 300;
 const LATER: usize = 800;
+const TABLES: [&str; 6] = [
+    "aggregates",
+    "events",
+    "commands",
+    "read_models",
+    "streams",
+    "event_streams",
+];
 
 async fn execute_commands(server: &TestServer, aggregates: &[Uuid]) {
     let query = "mutation($input: CreateCommandInput!) { executeCommand(input: $input) { command { status } events { version } } }";
@@ -53,6 +61,77 @@ async fn read(server: &TestServer, aggregates: &[Uuid]) {
     server.client().query(query, json!({})).await.unwrap();
 }
 
+/// No index was read for more rows than that, and no table whole.
+async fn assert_rows_were_looked_up(database_url: &str) {
+    let mut connection = PgConnection::connect(database_url).await.unwrap();
+    let sql = "SELECT indexrelname::text, idx_scan, idx_tup_read FROM pg_stat_user_indexes WHERE idx_tup_read > 0";
+    let indexes = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
+    assert!(indexes.len() > 5, "{} indexes were used", indexes.len());
+    for index in indexes {
+        let (name, scans, rows): (String, i64, i64) = (index.get(0), index.get(1), index.get(2));
+        // Pages and batches read many rows a scan, each row a few times; a whole partition for each row would be millions.
+        assert!(rows < 40_000, "{name}: {rows} rows in {scans} scans");
+    }
+}
+
+#[tokio::test]
+async fn plans_of_sql_clients_that_were_made_for_young_tables_do_not_read_whole_partitions_later() {
+    let database = Arc::new(Database::make(Engine::Postgres));
+    // Nothing but the SQL client reads.
+    let server = TestServer::on(database, |config| config.background.enabled = false).await;
+    let Database::Postgres(tables) = &*server.database else {
+        unreachable!("it was made on PostgreSQL");
+    };
+    for table in TABLES {
+        tables.execute(&format!(
+            "ALTER TABLE {table} SET (autovacuum_enabled = off)"
+        ));
+    }
+    let call_all = |from: usize, to: usize| {
+        format!(
+            "DO $$ DECLARE k text; v_id uuid; BEGIN FOR n IN {from}..{to} LOOP k := 'user-' || n; \
+             PERFORM process_command(create_command(k, 'create_user', '{{\"username\": \"a\"}}')); \
+             PERFORM create_aggregate(k, 'user'); \
+             v_id := append_event(k, 'user', 'seen', '{{}}'); \
+             PERFORM process_event(v_id); \
+             PERFORM update_aggregate_version(k, get_aggregate_version(k)); \
+             PERFORM get_events_for_aggregate(k); \
+             PERFORM update_read_model(k, 'user', '{{}}', 2); \
+             PERFORM get_read_model(k); \
+             PERFORM append_to_stream('s', k, 'seen', '{{}}'); \
+             PERFORM read_from_stream('s', n - 2, 2); \
+             COMMIT; \
+             END LOOP; END $$"
+        )
+    };
+    // One session keeps its plans.
+    let mut client = PgConnection::connect(&server.database.url()).await.unwrap();
+    let mut run = async |statement: String| {
+        let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(statement));
+        statement.execute(&mut client).await.unwrap();
+    };
+    run("SELECT register_event_handler('again', 'seen', 'publish:again')".to_owned()).await;
+    run(call_all(1, YOUNG)).await;
+    run("SELECT pg_stat_reset()".to_owned()).await;
+    run(call_all(YOUNG + 1, YOUNG + LATER)).await;
+    // Its figures are told when it ends.
+    client.close().await.unwrap();
+
+    let database = server.stop().await;
+    assert_rows_were_looked_up(&database.url()).await;
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let sql =
+        "SELECT relname::text, seq_tup_read FROM pg_stat_user_tables WHERE relname = ANY ($1)";
+    let tables = sqlx::query(sql)
+        .bind(TABLES)
+        .fetch_all(&mut connection)
+        .await;
+    for table in tables.unwrap() {
+        let (name, rows): (String, i64) = (table.get(0), table.get(1));
+        assert!(rows < 40_000, "{name}: {rows} rows, and no index");
+    }
+}
+
 #[tokio::test]
 async fn plans_that_were_made_for_young_tables_do_not_read_whole_partitions_later() {
     let database = Arc::new(Database::make(Engine::Postgres));
@@ -62,14 +141,7 @@ async fn plans_that_were_made_for_young_tables_do_not_read_whole_partitions_late
     let Database::Postgres(tables) = &*server.database else {
         unreachable!("it was made on PostgreSQL");
     };
-    for table in [
-        "aggregates",
-        "events",
-        "commands",
-        "read_models",
-        "streams",
-        "event_streams",
-    ] {
+    for table in TABLES {
         // Autovacuum would make statistics, and so new plans, at some time.
         tables.execute(&format!(
             "ALTER TABLE {table} SET (autovacuum_enabled = off)"
@@ -92,15 +164,7 @@ async fn plans_that_were_made_for_young_tables_do_not_read_whole_partitions_late
     read(&server, &later[..200]).await;
 
     let database = server.stop().await;
-    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-    let sql = "SELECT indexrelname::text, idx_scan, idx_tup_read FROM pg_stat_user_indexes WHERE idx_tup_read > 0";
-    let indexes = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
-    assert!(indexes.len() > 5, "{} indexes were used", indexes.len());
-    for index in indexes {
-        let (name, scans, rows): (String, i64, i64) = (index.get(0), index.get(1), index.get(2));
-        // Pages and batches read many rows a scan, each row a few times; a whole partition for each row would be millions.
-        assert!(rows < 40_000, "{name}: {rows} rows in {scans} scans");
-    }
+    assert_rows_were_looked_up(&database.url()).await;
 }
 
 const FAR: &str = "now() + INTERVAL '1 day'";

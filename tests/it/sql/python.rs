@@ -1,0 +1,60 @@
+//! Python programs with psycopg2 call every function. The script lies in `tests/python/`; `scripts/setup python` makes its
+//! virtual environment beside what cargo builds.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{on_postgres, start};
+
+/// Beyond this a script hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+on_postgres!(a_python_program_calls_every_function);
+
+async fn a_python_program_calls_every_function(partitions: u8) {
+    let server = start(partitions, |_| {}).await;
+    let url = server.database.url();
+    let ran = tokio::task::spawn_blocking(move || run_script("test_functions.py", &url));
+    ran.await.unwrap();
+}
+
+fn run_script(name: &str, database_url: &str) {
+    let python = python();
+    assert!(
+        python.is_file(),
+        "{} is not there: run scripts/setup python",
+        python.display()
+    );
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
+    let mut script = Command::new(python)
+        // It leaves nothing behind in the repository.
+        .arg("-B")
+        .arg(scripts.join(name))
+        .env("DATABASE_URL", database_url)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("Python starts");
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = script.try_wait().expect("a child can be waited for") {
+            break status;
+        }
+        if started.elapsed() > LIMIT {
+            let _ = script.kill();
+            let _ = script.wait();
+            panic!("{name} has not ended after {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(
+        status.success(),
+        "{name} ended with {status}; its output is above"
+    );
+}
+
+fn python() -> PathBuf {
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let built = built.parent().expect("it lies in cargo's own folder");
+    built.join("python/bin/python")
+}
