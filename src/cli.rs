@@ -263,10 +263,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         "ready"
     );
 
-    let stopping = server.stopping();
+    let (stopping, lost) = (server.stopping(), app.lost());
     let signal = tokio::select! {
         name = stop_signal.received() => name,
         () = stopping.cancelled() => "a fault",
+        () = lost.cancelled() => "a database that has lost events",
     };
     say!("Stopping ({signal}) …");
     let stop = async {
@@ -277,6 +278,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!(
             "the stop took longer than {} s and was cut short",
             STOP_TIMEOUT.as_secs()
+        );
+    }
+    if lost.is_cancelled() {
+        bail!(
+            "the database has gone back behind what this server had read from it: see the log; started again, the server serves \
+             what is there now"
         );
     }
     Ok(())

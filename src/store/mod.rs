@@ -13,6 +13,7 @@ mod due_commands;
 mod error;
 mod events;
 mod figures;
+mod guard;
 mod handlers;
 mod heads;
 mod leases;
@@ -31,12 +32,14 @@ use sea_orm::{QueryResult, Statement, sea_query::SelectStatement};
 use backend::Backend;
 pub use backend::Doorbell;
 use bounded::Part;
+use guard::Guard;
 pub use commands::{CommandFilter, CommandPlace};
 pub use deliveries::DueDeliveries;
 pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
 pub use events::{EventRange, EventScan};
 pub use figures::{CheckpointPlace, Connections, DeliveryCount};
+pub use guard::{Seen, SeenLog};
 pub use handlers::{NewHandler, SqlFunctions};
 pub use heads::Heads;
 pub use leases::LeaseGrant;
@@ -55,6 +58,7 @@ pub struct Store {
     database_id: DatabaseId,
     partitions: PartitionCount,
     statements: Arc<std::sync::atomic::AtomicU64>,
+    lost: tokio_util::sync::CancellationToken,
 }
 
 impl Store {

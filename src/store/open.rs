@@ -8,6 +8,7 @@ use sea_orm::{
     ActiveValue::Set, DatabaseConnection, EntityTrait, TransactionTrait, sea_query::OnConflict,
 };
 use sea_orm_migration::MigratorTrait;
+use tokio_util::sync::CancellationToken;
 
 use super::{OpenError, Store, StoreError, backend};
 use crate::{
@@ -77,6 +78,7 @@ impl Store {
             database_id,
             partitions,
             statements: Arc::default(),
+            lost: CancellationToken::new(),
         })
     }
 }

@@ -15,7 +15,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
+    Connections, Guard, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
     read_models::ExternalWrite,
 };
 use crate::{
@@ -63,6 +63,9 @@ pub(super) trait Backend: Send + Sync {
 
     /// Gets ready to serve, once the tables are there.
     async fn after_open(&self) -> Result<(), StoreError>;
+
+    /// From now on the database has to have what this server has seen, also where it moves to another machine.
+    fn guard(&self, _guard: Guard) {}
 
     /// Closes all connections.
     async fn close(&self);

@@ -67,7 +67,7 @@ pub(super) struct Sqlite {
 
 impl Sqlite {
     pub(super) async fn open(config: &config::Database, make: bool) -> Result<Self, OpenError> {
-        let lock = lock_file(config.url.sqlite_path().unwrap_or_default(), make)?;
+        let lock = lock_file(config.url.first().sqlite_path().unwrap_or_default(), make)?;
         let connect = async |options| {
             Database::connect(options)
                 .await
@@ -187,7 +187,7 @@ fn options(
     make: bool,
     cache_size: &'static str,
 ) -> ConnectOptions {
-    let mut options = ConnectOptions::new(config.url.as_str());
+    let mut options = ConnectOptions::new(config.url.first().as_str());
     options
         .max_connections(connections)
         .min_connections(1)
