@@ -53,7 +53,9 @@ impl Guard {
     /// Says so, once, and lets the server end: what it holds in memory is not true any more.
     pub(super) fn report_loss(&self, what: &str) {
         if !self.lost.is_cancelled() {
-            tracing::error!("the database has gone back behind what was read from it: {what}; this server stops");
+            tracing::error!(
+                "the database has gone back behind what was read from it: {what}; this server stops"
+            );
             self.lost.cancel();
         }
     }

@@ -190,7 +190,10 @@ impl Tail {
     /// What is known of the logs, for the database to still have it.
     fn seen(&self) -> Vec<Seen> {
         let events = self.events.newest().map(|newest| (SeenLog::Events, newest));
-        let entries = self.entries.newest().map(|newest| (SeenLog::Entries, newest));
+        let entries = self
+            .entries
+            .newest()
+            .map(|newest| (SeenLog::Entries, newest));
         let seen = |(log, (partition, position, id))| Seen {
             log,
             partition,
@@ -198,7 +201,11 @@ impl Tail {
             id,
         };
         let is_something = |seen: &Seen| seen.position > Position::START;
-        events.chain(entries).map(seen).filter(is_something).collect()
+        events
+            .chain(entries)
+            .map(seen)
+            .filter(is_something)
+            .collect()
     }
 
     /// Takes in what this server has committed, so that it need not be read again.

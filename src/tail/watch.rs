@@ -63,7 +63,11 @@ async fn look_once(tail: &Tail) -> Result<(), StoreError> {
     ];
     let heads = tail.store.heads().await?;
     let found = [&heads.events, &heads.entries, &heads.changes];
-    if known.iter().zip(found).any(|(known, found)| is_above(known, found)) {
+    if known
+        .iter()
+        .zip(found)
+        .any(|(known, found)| is_above(known, found))
+    {
         let found = found.map(Vec::as_slice);
         let known = known.each_ref().map(Vec::as_slice);
         tail.store.report_loss(&format!(

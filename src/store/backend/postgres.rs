@@ -45,8 +45,8 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, Guard, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-        read_models::ExternalWrite, rows,
+        Connections, Guard, LeaseGrant, OpenError, StoreError, bounded::Part,
+        handlers::SqlFunctions, read_models::ExternalWrite, rows,
     },
 };
 
@@ -90,10 +90,7 @@ impl Postgres {
             source: not_acquired(error),
         })?;
         // A pool goes on trying and says only that it has waited: one connection says why it does not come about.
-        let version = primary
-            .choose()
-            .await
-            .map_err(no_primary)?;
+        let version = primary.choose().await.map_err(no_primary)?;
         if version < OLDEST_VERSION {
             return Err(OpenError::TooOld {
                 actual: format!("{}.{}", version / 10_000, version % 10_000),

@@ -1,6 +1,7 @@
 //! What happens to appends and subscriptions when the server, its database, its clients or its disk fail.
 
 mod disk;
+mod failover;
 mod handlers;
 mod hang_up;
 mod kill;

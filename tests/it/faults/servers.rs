@@ -120,7 +120,7 @@ async fn follow_what_others_append(without_doorbell: bool) {
 }
 
 /// Events and entries as a SQL client appends them, one transaction each.
-async fn append_by_sql(database_url: &str, count: usize) {
+pub(super) async fn append_by_sql(database_url: &str, count: usize) {
     let partitions = PartitionCount::new(4).unwrap();
     let stream = "stream-3";
     let name = tidings::domain::StreamName::new(stream).unwrap();

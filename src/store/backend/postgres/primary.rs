@@ -228,7 +228,8 @@ impl Primary {
     /// Looks where a connection leads to: the epoch in which it may be used, and the server's version.
     async fn look(&self, connection: &mut PgConnection) -> Result<(u64, i32), sqlx::Error> {
         let look = sqlx::query_as::<_, (bool, bool, i64, i32)>(LOOK);
-        let (in_recovery, read_only, started_us, version) = look.fetch_one(&mut *connection).await?;
+        let (in_recovery, read_only, started_us, version) =
+            look.fetch_one(&mut *connection).await?;
         if in_recovery {
             return Err(refused("it is a standby"));
         }
@@ -270,7 +271,9 @@ impl Primary {
             .fetch_one(&mut *connection)
             .await?;
         if id != guard.database_id.0 {
-            guard.report_loss("it is another database: its id is not the one that this server has started with");
+            guard.report_loss(
+                "it is another database: its id is not the one that this server has started with",
+            );
             return Err(refused("it is another database"));
         }
         let seen = (guard.seen)();
