@@ -1,0 +1,127 @@
+-- Gives an event to every active handler of its type, whatever was done with it before. FALSE where there is no such event.
+--
+-- Functions in SQL are called, entries are appended, and `log` writes to the database's log, all in this transaction. What
+-- fails is undone by itself, told as a warning, and stored as a delivery that a server tries again. Webhooks and functions in
+-- Rust are queued for a server: as deliveries that are due now.
+--
+-- Source: the guide's process_event.
+CREATE OR REPLACE FUNCTION process_event(p_event_id uuid)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET enable_seqscan = off
+SET enable_sort = off
+AS $$
+DECLARE
+    -- The server's own pause after a first attempt, unless it was told another one.
+    c_retry_delay CONSTANT interval := INTERVAL '5 seconds';
+    v_event record;
+    v_handler record;
+    v_call text;
+    v_entry record;
+    v_error text;
+    v_is_queued boolean;
+    v_waits boolean;
+BEGIN
+    p_event_id := tidings_check_id('p_event_id', p_event_id);
+    SELECT e.* INTO v_event
+    FROM events e
+    WHERE e.partition_no = ANY (ARRAY(SELECT l.partition_no FROM partition_locks l WHERE l.log = 'events'))
+          AND e.id = p_event_id;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+
+    -- The locks of streams come first, in ascending order, as for all who append to several.
+    PERFORM FROM partition_locks l
+    WHERE l.log = 'entries' AND l.partition_no IN (
+        SELECT tidings_partition_of(convert_to(substr(h.handler_function, 9), 'UTF8'))
+        FROM event_handlers h
+        WHERE h.is_active AND h.handler_function LIKE 'publish:%'
+              AND (h.event_types = '[]' OR h.event_types ? v_event.event_type)
+    )
+    ORDER BY l.partition_no
+    FOR UPDATE;
+
+    FOR v_handler IN
+        SELECT h.id, h.handler_name, h.handler_function
+        FROM event_handlers h
+        WHERE h.is_active AND (h.event_types = '[]' OR h.event_types ? v_event.event_type)
+        ORDER BY h.handler_name
+    LOOP
+        v_error := NULL;
+        v_is_queued := false;
+        IF v_handler.handler_function = 'log' THEN
+            RAISE LOG 'handler %: event % (%) of the aggregate % (%), version %: %', v_handler.handler_name, v_event.id,
+                v_event.event_type, v_event.aggregate_id, v_event.aggregate_type, v_event.version, v_event.event_data;
+        ELSIF v_handler.handler_function LIKE 'publish:%' THEN
+            v_entry := tidings_append_entry(
+                substr(v_handler.handler_function, 9), v_event.id, v_event.event_type, v_event.event_data, v_event.partition_no
+            );
+            IF v_entry.outcome = 'id_reused' THEN
+                v_error := format('the id %s stands for something else already', v_event.id);
+            END IF;
+        ELSIF v_handler.handler_function LIKE 'sql:%' THEN
+            v_call := tidings_find_handler_function(substr(v_handler.handler_function, 5));
+            BEGIN
+                IF v_call IS NULL THEN
+                    RAISE EXCEPTION 'there is no function %(uuid, uuid, jsonb) any more', substr(v_handler.handler_function, 5);
+                END IF;
+                EXECUTE v_call USING v_event.id, v_event.aggregate_id, v_event.event_data;
+            EXCEPTION WHEN assert_failure OR OTHERS THEN
+                v_error := SQLERRM;
+            END;
+        ELSE
+            v_is_queued := true;
+        END IF;
+        CONTINUE WHEN v_error IS NULL AND NOT v_is_queued;
+
+        IF v_error IS NOT NULL THEN
+            RAISE WARNING 'the handler % has failed, and is tried again: %', v_handler.handler_name, v_error;
+        END IF;
+        -- Whoever changes deliveries of a handler has locked its checkpoint.
+        PERFORM FROM checkpoints c
+        WHERE c.partition_no = v_event.partition_no AND c.name = 'handler:' || v_handler.id::text
+        FOR UPDATE;
+        CONTINUE WHEN NOT FOUND;
+        UPDATE deliveries d
+        SET status = CASE WHEN d.status = 'DEAD' THEN 'WAITING' ELSE d.status END,
+            attempts = CASE WHEN d.status = 'DEAD' THEN 0 ELSE d.attempts END,
+            next_attempt_at = CASE WHEN d.status = 'RETRYING' AND v_is_queued THEN clock_timestamp() ELSE d.next_attempt_at END,
+            last_error = coalesce(v_error, d.last_error),
+            updated_at = clock_timestamp()
+        WHERE d.partition_no = v_event.partition_no AND d.handler_id = v_handler.id
+              AND d.aggregate_id = v_event.aggregate_id AND d.event_position = v_event.position;
+        IF NOT FOUND THEN
+            -- One of an aggregate is tried at a time. What is queued, too, waits, and is made due below.
+            v_waits := v_is_queued OR EXISTS (
+                SELECT FROM deliveries d
+                WHERE d.partition_no = v_event.partition_no AND d.handler_id = v_handler.id
+                      AND d.aggregate_id = v_event.aggregate_id AND d.status IN ('RETRYING', 'WAITING')
+            );
+            INSERT INTO deliveries (
+                partition_no, id, handler_id, event_position, aggregate_id, status, attempts, last_error, next_attempt_at,
+                updated_at
+            )
+            VALUES (
+                v_event.partition_no, tidings_new_id(), v_handler.id, v_event.position, v_event.aggregate_id,
+                CASE WHEN v_waits THEN 'WAITING' ELSE 'RETRYING' END, CASE WHEN v_is_queued THEN 0 ELSE 1 END,
+                left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500),
+                CASE WHEN NOT v_waits THEN clock_timestamp() + c_retry_delay END, clock_timestamp()
+            );
+        END IF;
+        PERFORM tidings_promote_deliveries(v_event.partition_no, ARRAY[v_handler.id], ARRAY[v_event.aggregate_id]);
+        -- Its dispatchers, on whichever server, look at it.
+        UPDATE event_handlers h SET revision = h.revision + 1 WHERE h.id = v_handler.id;
+    END LOOP;
+    RETURN true;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION process_event(p_event_id text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    RETURN process_event(tidings_id_of_key(p_event_id));
+END;
+$$;

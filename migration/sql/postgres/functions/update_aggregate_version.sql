@@ -1,0 +1,26 @@
+-- Says which version an aggregate has. An append has stored it already, so nothing changes; any other version than that of its
+-- newest event is an error, for an aggregate cannot disagree with its events.
+--
+-- Source: the guide's update_aggregate_version.
+CREATE OR REPLACE FUNCTION update_aggregate_version(p_aggregate_id uuid, p_new_version integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    v_version CONSTANT int := get_aggregate_version(p_aggregate_id);
+BEGIN
+    IF p_new_version IS DISTINCT FROM v_version THEN
+        RAISE EXCEPTION 'the aggregate is at version %, not %', v_version, coalesce(p_new_version::text, 'NULL')
+            USING ERRCODE = 'TD001', HINT = 'An append changes the version by itself.';
+    END IF;
+END;
+$$;
+
+CREATE OR REPLACE FUNCTION update_aggregate_version(p_aggregate_id text, p_new_version integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    PERFORM update_aggregate_version(tidings_id_of_key(p_aggregate_id), p_new_version);
+END;
+$$;
