@@ -36,7 +36,7 @@ pub use commands::{CommandFilter, CommandPlace};
 pub use deliveries::DueDeliveries;
 pub use domains::DomainInForce;
 pub use error::{OpenError, StoreError};
-pub use events::{EventRange, EventScan};
+pub use events::{AppendedAcross, EventRange, EventScan, LockWaits};
 pub use figures::{CheckpointPlace, Connections, DeliveryCount};
 use guard::Guard;
 pub use guard::{Seen, SeenLog};
@@ -59,6 +59,7 @@ pub struct Store {
     partitions: PartitionCount,
     statements: Arc<std::sync::atomic::AtomicU64>,
     lost: tokio_util::sync::CancellationToken,
+    lock_timeout: Duration,
 }
 
 impl Store {
@@ -72,6 +73,12 @@ impl Store {
     #[must_use]
     pub fn partitions(&self) -> PartitionCount {
         self.partitions
+    }
+
+    /// How long a write waits for a lock that somebody else holds.
+    #[must_use]
+    pub fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
     }
 
     /// Which database it is: `sqlite` or `postgres`.

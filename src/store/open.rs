@@ -79,6 +79,7 @@ impl Store {
             partitions,
             statements: Arc::default(),
             lost: CancellationToken::new(),
+            lock_timeout: config.lock_timeout,
         })
     }
 }

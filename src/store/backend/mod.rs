@@ -15,7 +15,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Connections, Guard, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
+    AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
     read_models::ExternalWrite,
 };
 use crate::{
@@ -103,8 +103,9 @@ pub(super) trait Backend: Send + Sync {
     async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
+        waits: LockWaits,
         now: Timestamp,
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
+    ) -> Result<AppendedAcross, StoreError>;
 
     /// See [`super::Store::append_entries`].
     async fn append_entries(

@@ -45,7 +45,7 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, Guard, LeaseGrant, OpenError, StoreError, bounded::Part,
+        AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part,
         handlers::SqlFunctions, read_models::ExternalWrite, rows,
     },
 };
@@ -477,26 +477,11 @@ impl Backend for Postgres {
     async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
+        waits: LockWaits,
         _now: Timestamp,
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        self.write(async |connection| {
-            let mut transaction = connection.begin().await.map_err(not_begun)?;
-            let mut outcomes = Vec::with_capacity(parts.len());
-            for (partition, part) in parts {
-                outcomes.extend(append::events(&mut transaction, *partition, &[part]).await?);
-            }
-            let all_appended = outcomes
-                .iter()
-                .all(|outcome| matches!(outcome, Outcome::Appended { .. }));
-            let ended = if all_appended {
-                transaction.commit().await
-            } else {
-                transaction.rollback().await
-            };
-            ended.map_err(while_running)?;
-            Ok(outcomes)
-        })
-        .await
+    ) -> Result<AppendedAcross, StoreError> {
+        self.write(async |connection| append::events_across(connection, parts, waits).await)
+            .await
     }
 
     async fn append_entries(

@@ -42,7 +42,7 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
+        AppendedAcross, Connections, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
         read_models::ExternalWrite,
     },
 };
@@ -404,8 +404,9 @@ impl Backend for Sqlite {
     async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
+        _waits: LockWaits,
         now: Timestamp,
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
+    ) -> Result<AppendedAcross, StoreError> {
         self.write(async |connection| {
             let mut outcomes = Vec::with_capacity(parts.len());
             for (partition, part) in parts {
@@ -420,7 +421,7 @@ impl Backend for Sqlite {
             } else {
                 End::Rollback
             };
-            Ok((outcomes, end))
+            Ok((AppendedAcross::Judged(outcomes), end))
         })
         .await
     }
