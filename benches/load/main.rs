@@ -49,13 +49,16 @@ const BATCH_CONNECTIONS: usize = 16;
 const BATCH: usize = 100;
 const SUBSCRIBERS: usize = 1000;
 const ENTRIES_A_SECOND: u32 = 10;
+/// Of another server, where how soon they are given something is what counts.
+const FEW_SUBSCRIBERS: usize = 10;
+const APPENDS_A_SECOND: u32 = 40;
 /// What pg_dump has to get through.
 const DUMPED_EVENTS: u64 = 300_000;
 /// What is folded anew.
 const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 13] = [
+const SCENARIOS: [(&str, &str); 14] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -89,6 +92,10 @@ const SCENARIOS: [(&str, &str); 13] = [
     (
         "subscribers",
         "1,000 subscribers of one stream: latency and memory",
+    ),
+    (
+        "servers",
+        "subscribers of one server while another one appends, with the doorbell between them and without",
     ),
     (
         "projection",
@@ -246,6 +253,9 @@ impl Bench {
         }
         if options.has("subscribers") {
             self.subscribers();
+        }
+        if options.has("servers") {
+            self.servers();
         }
         if options.has("projection")
             && let Err(error) = self.projection()
@@ -485,6 +495,7 @@ impl Bench {
         let duration = self.duration.max(Duration::from_secs(5));
         let result = subscribers::run(
             &server,
+            &server,
             self.cluster.pid(),
             SUBSCRIBERS,
             ENTRIES_A_SECOND,
@@ -498,6 +509,42 @@ impl Bench {
             Err(error) => self.results.failures.push(format!("subscribers: {error}")),
         }
         stop(server);
+    }
+
+    /// What one server appends, at the subscribers of another one.
+    fn servers(&mut self) {
+        let database = self.cluster.create_database();
+        let servers = [0, 1].map(|_| TestServer::start(&database.url));
+        let duration = self.duration.max(Duration::from_secs(5));
+        let run = || {
+            let postgres = self.cluster.pid();
+            let [near, far] = &servers;
+            subscribers::run(
+                near,
+                far,
+                postgres,
+                FEW_SUBSCRIBERS,
+                APPENDS_A_SECOND,
+                duration,
+            )
+        };
+        let with_doorbell = run();
+        let silence = NoDoorbell::begin(&database.url);
+        let without = run();
+        silence.end();
+        for (deliveries, result) in [
+            (&mut self.results.doorbell, with_doorbell),
+            (&mut self.results.no_doorbell, without),
+        ] {
+            match result {
+                Ok(delivery) => {
+                    eprintln!("  {:<24} {delivery:.2?}", "servers");
+                    deliveries.push(delivery);
+                }
+                Err(error) => self.results.failures.push(format!("servers: {error}")),
+            }
+        }
+        servers.into_iter().for_each(stop);
     }
 
     fn idle(&mut self) {
@@ -552,6 +599,34 @@ impl Bench {
     fn sqlite_url(&self, name: &str) -> String {
         let file = format!("{name}-{}.db", uuid::Uuid::new_v4());
         format!("sqlite://{}", self.folder.path().join(file).display())
+    }
+}
+
+/// Ends every session that waits at the doorbell, again and again.
+struct NoDoorbell {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl NoDoorbell {
+    fn begin(database_url: &str) -> NoDoorbell {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, mut sql) = (is_over.clone(), Sql::connect(database_url));
+        let thread = std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                sql.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND query LIKE 'LISTEN%'",
+                );
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        NoDoorbell { is_over, thread }
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only waits");
     }
 }
 

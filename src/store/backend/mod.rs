@@ -15,8 +15,8 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-    read_models::ExternalWrite,
+    AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError,
+    bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite,
 };
 use crate::{
     config::{self, DatabaseKind},

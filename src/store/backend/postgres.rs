@@ -45,8 +45,8 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part,
-        handlers::SqlFunctions, read_models::ExternalWrite, rows,
+        AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError,
+        bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite, rows,
     },
 };
 

@@ -42,8 +42,8 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        AppendedAcross, Connections, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-        read_models::ExternalWrite,
+        AppendedAcross, Connections, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part,
+        handlers::SqlFunctions, read_models::ExternalWrite,
     },
 };
 

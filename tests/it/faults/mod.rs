@@ -1,11 +1,14 @@
 //! What happens to appends and subscriptions when the server, its database, its clients or its disk fail.
 
 mod disk;
+mod dump;
 mod failover;
 mod handlers;
 mod hang_up;
+mod held_lock;
 mod kill;
 mod kill_commands;
+mod mixed_load;
 mod outage;
 mod projection;
 mod servers;
