@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use sea_orm::sqlx::{self, Connection, SqliteConnection};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::servers::append_by_sql;
 use super::*;
+use crate::support::in_process;
 use crate::support::load::{Append, NewEvent};
 use crate::support::postgres::{self, Cluster};
 
@@ -176,4 +178,29 @@ async fn without_a_primary_the_start_ends_with_what_is_wrong_with_each_server() 
     assert!(output.contains("Connection refused"), "{output}");
     let (_, output) = TestServer::on(&of_standby).start_and_fail();
     assert!(output.contains("it is a standby"), "{output}");
+}
+
+/// Where nothing tells that it is another database: the file was put back, say, or a pooler hides the connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_behind_what_was_read_from_it_ends_the_server() {
+    let server = in_process::TestServer::start().await;
+    let client = server.client();
+    for _ in 0..3 {
+        Append::Event(NewEvent::new(Uuid::new_v4(), json!({})))
+            .send_until_acknowledged(&client)
+            .await;
+    }
+    let mut connection = SqliteConnection::connect(&server.database.url())
+        .await
+        .unwrap();
+    let back = "DROP TRIGGER events_refuse_delete; DELETE FROM events WHERE position = 3";
+    sqlx::raw_sql(back).execute(&mut connection).await.unwrap();
+    assert!(!server.app.lost().is_cancelled());
+    // Whoever begins to follow has the server look.
+    let query = "subscription { events { event { id } } }";
+    let _subscription = client.subscribe(query, json!({})).await;
+    let lost = server.app.lost();
+    let lost = tokio::time::timeout(Duration::from_secs(30), lost.cancelled());
+    lost.await.expect("it finds out");
+    assert!(!server.app.ready().await.ready);
 }

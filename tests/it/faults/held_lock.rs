@@ -12,7 +12,7 @@ use super::*;
 use crate::support::load::{Append, NewEvent, aggregate_in};
 use crate::support::postgres::Cluster;
 
-const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// More of them than there are connections that write.
 const MAKERS: usize = 80;
 
@@ -25,7 +25,7 @@ fn over(aggregates: &[Uuid]) -> Append {
 async fn a_sql_client_that_leaves_its_transaction_open_holds_up_its_own_partition_alone() {
     let database = Cluster::shared().create_database();
     let server = TestServer::on(&database.url)
-        .arguments(["--partitions", "4", "--lock-timeout", "3s"])
+        .arguments(["--partitions", "4", "--lock-timeout", "5s"])
         .arguments(["--database-acquire-timeout", "1s"])
         .start();
     let client = Client::new(&server);
