@@ -513,38 +513,32 @@ impl Bench {
 
     /// What one server appends, at the subscribers of another one.
     fn servers(&mut self) {
-        let database = self.cluster.create_database();
-        let servers = [0, 1].map(|_| TestServer::start(&database.url));
+        let heard = self.cluster.create_database();
+        let unheard = self.cluster.create_database();
+        // Found before PostgreSQL's own: whoever rings is answered, and nobody hears it.
+        Sql::connect(&unheard.url).execute(&format!(
+            "CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; \
+             ALTER DATABASE {} SET search_path = public, pg_catalog",
+            unheard.name
+        ));
         let duration = self.duration.max(Duration::from_secs(5));
-        let run = || {
-            let postgres = self.cluster.pid();
-            let [near, far] = &servers;
-            subscribers::run(
-                near,
-                far,
-                postgres,
-                FEW_SUBSCRIBERS,
-                APPENDS_A_SECOND,
-                duration,
-            )
-        };
-        let with_doorbell = run();
-        let silence = NoDoorbell::begin(&database.url);
-        let without = run();
-        silence.end();
-        for (deliveries, result) in [
-            (&mut self.results.doorbell, with_doorbell),
-            (&mut self.results.no_doorbell, without),
+        for (database, deliveries) in [
+            (heard, &mut self.results.doorbell),
+            (unheard, &mut self.results.no_doorbell),
         ] {
-            match result {
+            let [near, far] = [0, 1].map(|_| TestServer::start(&database.url));
+            let postgres = self.cluster.pid();
+            let (count, rate) = (FEW_SUBSCRIBERS, APPENDS_A_SECOND);
+            match subscribers::run(&near, &far, postgres, count, rate, duration) {
                 Ok(delivery) => {
                     eprintln!("  {:<24} {delivery:.2?}", "servers");
                     deliveries.push(delivery);
                 }
                 Err(error) => self.results.failures.push(format!("servers: {error}")),
             }
+            stop(near);
+            stop(far);
         }
-        servers.into_iter().for_each(stop);
     }
 
     fn idle(&mut self) {
@@ -599,34 +593,6 @@ impl Bench {
     fn sqlite_url(&self, name: &str) -> String {
         let file = format!("{name}-{}.db", uuid::Uuid::new_v4());
         format!("sqlite://{}", self.folder.path().join(file).display())
-    }
-}
-
-/// Ends every session that waits at the doorbell, again and again.
-struct NoDoorbell {
-    is_over: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl NoDoorbell {
-    fn begin(database_url: &str) -> NoDoorbell {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (over, mut sql) = (is_over.clone(), Sql::connect(database_url));
-        let thread = std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                sql.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE datname = current_database() AND query LIKE 'LISTEN%'",
-                );
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        NoDoorbell { is_over, thread }
-    }
-
-    fn end(self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it only waits");
     }
 }
 

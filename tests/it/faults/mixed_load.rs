@@ -180,7 +180,7 @@ async fn run(events: usize, is_disturbed: bool) {
         servers: [serve(), serve()],
         cluster,
     };
-    let clients = scene.servers.each_ref().map(|server| Client::new(server));
+    let clients = scene.servers.each_ref().map(Client::new);
     let followers: Vec<Follower> = scene
         .servers
         .iter()

@@ -190,25 +190,35 @@ async fn times_to_arrive(near: &TestServer, far: &TestServer, count: usize) -> V
     times
 }
 
-/// The median says what the servers do, whatever else the machine does; the other figure is for a machine that does nothing else.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_append_through_another_server_arrives_within_50_ms_and_without_the_doorbell_within_250_ms()
- {
+/// The median says what the servers do, whatever else the machine does. `cargo bench --bench load -- servers` has the rest.
+async fn median_time_to_arrive(database: &crate::support::postgres::Database) -> Duration {
     let count = rounds(100);
-    let database = Cluster::shared().create_database();
     let (near, far) = (
         TestServer::start(&database.url),
         TestServer::start(&database.url),
     );
-    let times = times_to_arrive(&near, &far, count).await;
-    assert!(times[count / 2] < Duration::from_millis(50));
-    let no_doorbell = NoDoorbell::begin(&database.url);
-    let mut ended = no_doorbell.ended.clone();
-    let ended = ended.wait_for(|ended| *ended >= 2);
-    tokio::time::timeout(Duration::from_secs(30), ended)
-        .await
-        .expect("there is a doorbell to put out of order")
-        .unwrap();
-    let times = times_to_arrive(&near, &far, count).await;
-    assert!(times[count / 2] < Duration::from_millis(150));
+    times_to_arrive(&near, &far, count).await[count / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_through_another_server_arrives_within_50_ms() {
+    let database = Cluster::shared().create_database();
+    assert!(median_time_to_arrive(&database).await < Duration::from_millis(50));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_through_another_server_arrives_within_250_ms_where_no_ring_is_heard() {
+    let database = Cluster::shared().create_database();
+    // Found before PostgreSQL's own: whoever rings is answered, and nobody hears it.
+    database.execute(&format!(
+        "CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; \
+         ALTER DATABASE {} SET search_path = public, pg_catalog",
+        database.name
+    ));
+    let median = median_time_to_arrive(&database).await;
+    assert!(median < Duration::from_millis(250));
+    assert!(
+        median > Duration::from_millis(5),
+        "the poll is what finds it: {median:?}"
+    );
 }
