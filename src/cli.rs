@@ -272,7 +272,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     say!("Stopping ({signal}) …");
     let stop = async {
         server.stop().await;
-        app.stop().await;
+        // Nothing that is left could be written.
+        if !lost.is_cancelled() {
+            app.stop().await;
+        }
     };
     if timeout(STOP_TIMEOUT, stop).await.is_err() {
         tracing::warn!(

@@ -104,7 +104,8 @@ async fn a_sql_client_that_leaves_its_transaction_open_holds_up_its_own_partitio
     needs_it.until_more_acknowledged(100).await;
     let ledger = needs_it.stop().await;
     println!("{:?} {:?}", ledger.counts, ledger.reasons);
-    assert!(ledger.counts.not_done >= 24, "{:?}", ledger.counts);
+    // All but those single events that queued up behind a batch that waited already.
+    assert!(ledger.counts.not_done >= 18, "{:?}", ledger.counts);
     let is_named = |reason: &String| reason.starts_with("another client of the database holds");
     assert!(ledger.reasons.keys().all(is_named), "{:?}", ledger.reasons);
     let log = StoredLog::read_whole(&database.url).await;
