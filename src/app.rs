@@ -371,7 +371,7 @@ impl App {
             }
         };
         Readiness {
-            ready: database.is_ok() && !stopping,
+            ready: database.is_ok() && !stopping && !self.store.lost().is_cancelled(),
             details: vec![
                 (
                     "database".to_owned(),
@@ -428,6 +428,13 @@ impl App {
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
+    }
+
+    /// Cancelled where the database has gone back behind what this server has read from it, as after a failover to a standby
+    /// that was behind. What is held in memory is not true any more: stop, and start again.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        self.store.lost()
     }
 
     /// Finishes what was accepted and ends all tasks.

@@ -263,20 +263,30 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         "ready"
     );
 
-    let stopping = server.stopping();
+    let (stopping, lost) = (server.stopping(), app.lost());
     let signal = tokio::select! {
         name = stop_signal.received() => name,
         () = stopping.cancelled() => "a fault",
+        () = lost.cancelled() => "a database that has lost events",
     };
     say!("Stopping ({signal}) …");
     let stop = async {
         server.stop().await;
-        app.stop().await;
+        // Nothing that is left could be written.
+        if !lost.is_cancelled() {
+            app.stop().await;
+        }
     };
     if timeout(STOP_TIMEOUT, stop).await.is_err() {
         tracing::warn!(
             "the stop took longer than {} s and was cut short",
             STOP_TIMEOUT.as_secs()
+        );
+    }
+    if lost.is_cancelled() {
+        bail!(
+            "the database has gone back behind what this server had read from it: see the log; started again, the server serves \
+             what is there now"
         );
     }
     Ok(())

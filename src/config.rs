@@ -4,6 +4,7 @@
 
 mod background;
 mod commands;
+mod database_urls;
 pub mod domain_file;
 mod handlers;
 mod limits;
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 pub use background::Background;
 pub use commands::Commands;
+pub use database_urls::DatabaseUrls;
 pub use domain_file::{DomainFile, DomainFileError};
 pub use handlers::{Handlers, WebhookSecret};
 pub use limits::Limits;
@@ -65,17 +67,9 @@ pub struct Config {
 #[derive(Args, Clone, Debug, PartialEq)]
 #[command(next_help_heading = "Database", mut_arg("migrate", boolean))]
 pub struct Database {
-    /// The database: sqlite://FILE, or postgres://USER:PASSWORD@HOST/DATABASE
-    #[arg(
-        id = "database-url",
-        long = "database-url",
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "sqlite://tidings.db",
-        value_parser = SecretParser::<DatabaseUrl>::new()
-    )]
-    pub url: DatabaseUrl,
+    /// The database, or the servers of one PostgreSQL of which one is the primary.
+    #[command(flatten)]
+    pub url: DatabaseUrls,
 
     /// Bring the database's tables up to date at start; with false, a database that is not current stops the start
     #[arg(long, env = "TIDINGS_MIGRATE", default_value = "true")]
@@ -86,7 +80,7 @@ pub struct Database {
     #[arg(long, env = "TIDINGS_PARTITIONS", value_name = "N")]
     pub partitions: Option<u8>,
 
-    /// Connections to the database for reading, at most. On PostgreSQL up to 56 more write, as many as are needed at a time,
+    /// Connections to the database for reading, at most. On PostgreSQL up to 40 more write, as many as are needed at a time,
     /// the leases take two, and the doorbell between servers one
     #[arg(
         id = "database-connections",
@@ -237,6 +231,7 @@ impl Config {
         ] {
             require(!value.is_zero(), &format!("--{name}: must be at least 1ms"));
         }
+        problems.extend(self.database.url.problem().map(str::to_owned));
         problems.extend(self.limits.problems());
         problems.extend(self.commands.problems());
         problems.extend(self.handlers.problems());
@@ -329,7 +324,7 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config, parse(&[]).unwrap());
-        assert_eq!(config.database.url.as_str(), "sqlite://tidings.db");
+        assert_eq!(config.database.url.to_string(), "sqlite://tidings.db");
         assert!(config.database.migrate);
         assert_eq!(config.listen.address.to_string(), "127.0.0.1:8080");
         assert_eq!(config.limits.max_request_bytes, 16 << 20);
@@ -362,6 +357,14 @@ mod tests {
                 "http://b.example"
             ]
         );
+        let config = parse(&[
+            "--database-url=postgres://a/d,postgres://b/d",
+            "--database-url",
+            "postgres://c/d",
+        ])
+        .unwrap();
+        let urls = "postgres://a/d, postgres://b/d, postgres://c/d";
+        assert_eq!(config.database.url.to_string(), urls);
         let config = parse(&["--token", "read=one,write=two", "--migrate=false"]).unwrap();
         assert_eq!(config.access.tokens.len(), 2);
         assert!(!config.database.migrate);
@@ -378,6 +381,10 @@ mod tests {
             (["--token", "hunter2"], "--token"),
             (
                 ["--database-url", "mysql://u:hunter2@h/d"],
+                "--database-url",
+            ),
+            (
+                ["--database-url", "postgres://u:hunter2@h,i/d"],
                 "--database-url",
             ),
             (["--request-timeout", "30"], "--request-timeout"),

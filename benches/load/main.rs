@@ -49,13 +49,16 @@ const BATCH_CONNECTIONS: usize = 16;
 const BATCH: usize = 100;
 const SUBSCRIBERS: usize = 1000;
 const ENTRIES_A_SECOND: u32 = 10;
+/// Of another server, where how soon they are given something is what counts.
+const FEW_SUBSCRIBERS: usize = 10;
+const APPENDS_A_SECOND: u32 = 40;
 /// What pg_dump has to get through.
 const DUMPED_EVENTS: u64 = 300_000;
 /// What is folded anew.
 const REBUILT_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 13] = [
+const SCENARIOS: [(&str, &str); 14] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -89,6 +92,10 @@ const SCENARIOS: [(&str, &str); 13] = [
     (
         "subscribers",
         "1,000 subscribers of one stream: latency and memory",
+    ),
+    (
+        "servers",
+        "subscribers of one server while another one appends, with the doorbell between them and without",
     ),
     (
         "projection",
@@ -246,6 +253,9 @@ impl Bench {
         }
         if options.has("subscribers") {
             self.subscribers();
+        }
+        if options.has("servers") {
+            self.servers();
         }
         if options.has("projection")
             && let Err(error) = self.projection()
@@ -485,6 +495,7 @@ impl Bench {
         let duration = self.duration.max(Duration::from_secs(5));
         let result = subscribers::run(
             &server,
+            &server,
             self.cluster.pid(),
             SUBSCRIBERS,
             ENTRIES_A_SECOND,
@@ -498,6 +509,36 @@ impl Bench {
             Err(error) => self.results.failures.push(format!("subscribers: {error}")),
         }
         stop(server);
+    }
+
+    /// What one server appends, at the subscribers of another one.
+    fn servers(&mut self) {
+        let heard = self.cluster.create_database();
+        let unheard = self.cluster.create_database();
+        // Found before PostgreSQL's own: whoever rings is answered, and nobody hears it.
+        Sql::connect(&unheard.url).execute(&format!(
+            "CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; \
+             ALTER DATABASE {} SET search_path = public, pg_catalog",
+            unheard.name
+        ));
+        let duration = self.duration.max(Duration::from_secs(5));
+        for (database, deliveries) in [
+            (heard, &mut self.results.doorbell),
+            (unheard, &mut self.results.no_doorbell),
+        ] {
+            let [near, far] = [0, 1].map(|_| TestServer::start(&database.url));
+            let postgres = self.cluster.pid();
+            let (count, rate) = (FEW_SUBSCRIBERS, APPENDS_A_SECOND);
+            match subscribers::run(&near, &far, postgres, count, rate, duration) {
+                Ok(delivery) => {
+                    eprintln!("  {:<24} {delivery:.2?}", "servers");
+                    deliveries.push(delivery);
+                }
+                Err(error) => self.results.failures.push(format!("servers: {error}")),
+            }
+            stop(near);
+            stop(far);
+        }
     }
 
     fn idle(&mut self) {

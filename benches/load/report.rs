@@ -14,6 +14,10 @@ use crate::subscribers::Delivery;
 pub struct Results {
     measurements: BTreeMap<&'static str, Vec<Measurement>>,
     pub deliveries: Vec<Delivery>,
+    /// Through another server, with the doorbell between them …
+    pub doorbell: Vec<Delivery>,
+    /// … and without.
+    pub no_doorbell: Vec<Delivery>,
     pub keeping_up: Vec<(&'static str, KeepingUp)>,
     pub visible: Vec<Visible>,
     /// Whether each read model had to be written.
@@ -238,6 +242,7 @@ impl Results {
         .flatten()
         .collect();
         lines.extend(self.delivery_lines());
+        lines.extend(self.server_lines());
         lines.extend(self.keeping_up_lines());
         lines.extend(self.handled_lines());
         lines.extend(self.visible_lines());
@@ -289,6 +294,43 @@ impl Results {
                 kib < 50.0,
             ),
         ]
+    }
+
+    fn server_lines(&self) -> Vec<Line> {
+        let line = |what, deliveries: &[Delivery], target, limit_ms| {
+            if deliveries.is_empty() {
+                return None;
+            }
+            let of = |value: fn(&Delivery) -> f64| median(deliveries.iter().map(value));
+            let p99 = of(|delivery| delivery.from_answer_p99_ms);
+            let missing: usize = deliveries.iter().map(|delivery| delivery.missing).sum();
+            Some(Line {
+                what,
+                ours: format!("p99 {p99:.1} ms"),
+                other: format!("p50 {:.1} ms", of(|delivery| delivery.from_answer_p50_ms)),
+                ratio: None,
+                target,
+                is_met: Some(p99 < limit_ms && missing == 0),
+                note: if missing > 0 {
+                    format!("{missing} missing")
+                } else {
+                    "from the mutation's answer".to_owned()
+                },
+            })
+        };
+        let with = line(
+            "subscribers of another server",
+            &self.doorbell,
+            "under 50 ms",
+            50.0,
+        );
+        let without = line(
+            "  without the doorbell",
+            &self.no_doorbell,
+            "under 250 ms",
+            250.0,
+        );
+        with.into_iter().chain(without).collect()
     }
 
     fn keeping_up_lines(&self) -> Vec<Line> {

@@ -44,7 +44,7 @@ pub fn run(duration: Duration) {
                 println!("  {error}");
             }
         }
-        let delivery = subscribers::run(&server, cluster.pid(), SUBSCRIBERS, 10, SEGMENT)
+        let delivery = subscribers::run(&server, &server, cluster.pid(), SUBSCRIBERS, 10, SEGMENT)
             .unwrap_or_else(|error| {
                 errors += 1;
                 println!("  {error}");

@@ -47,9 +47,11 @@ struct Appended {
     answered: Instant,
 }
 
-/// Subscribes so many times to one stream, appends to it at this rate, and waits until all has arrived.
+/// Subscribes so many times to one stream, appends to it at this rate (through another server on the database, it may be), and
+/// waits until all has arrived.
 pub fn run(
     server: &TestServer,
+    appends_to: &TestServer,
     postgres: u32,
     count: usize,
     rate: u32,
@@ -59,11 +61,22 @@ pub fn run(
         .enable_all()
         .build()
         .expect("a runtime starts");
-    LocalSet::new().block_on(&runtime, follow(server, postgres, count, rate, duration))
+    LocalSet::new().block_on(
+        &runtime,
+        follow(
+            server,
+            appends_to.address(),
+            postgres,
+            count,
+            rate,
+            duration,
+        ),
+    )
 }
 
 async fn follow(
     server: &TestServer,
+    appends_to: SocketAddr,
     postgres: u32,
     count: usize,
     rate: u32,
@@ -85,7 +98,7 @@ async fn follow(
         .collect();
 
     // A subscription is not acknowledged; it is there once an entry has come.
-    let mut appender = Appender::new(server.address()).await?;
+    let mut appender = Appender::new(appends_to).await?;
     let asked = Instant::now();
     while all.iter().any(|arrivals| arrivals.borrow().is_empty()) {
         if asked.elapsed() > WAIT_LIMIT {

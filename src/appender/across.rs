@@ -1,8 +1,18 @@
 //! Appends over several partitions: one transaction each, beside the queues. Floor 3.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{AppendError, Hooks, log};
@@ -12,20 +22,42 @@ use crate::{
         Event, NewEvent, Partition, Timestamp,
         append::{AppendRequest, AppendedEvent, BatchReport, Committed, LogName, Outcome, Refusal},
     },
-    store::{GivingWay, Store, StoreError},
+    store::{AppendedAcross, GivingWay, LockWaits, Store, StoreError},
     traces::Span,
 };
 
 /// Appends over several partitions that run at the same time.
 const AT_ONCE: usize = 4;
+/// How long one waits for a lock while it may hold others, at first: batches hold a lock for some milliseconds.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
+/// It grows up to this where locks are held again and again.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What appends over several partitions share.
 pub(super) struct Across {
     store: Store,
     hooks: Hooks,
     turns: Semaphore,
+    /// One for each partition.
+    locks: Vec<Awaited>,
     bytes: Semaphore,
     stopping: CancellationToken,
+}
+
+/// The lock of a partition that was held for long. One at a time waits for it in the database, the others for that one: so they
+/// take neither connections nor turns from those who do not need it.
+struct Awaited {
+    gate: Semaphore,
+    waiting: AtomicUsize,
+}
+
+/// One of those who wait for a lock, until it is dropped.
+struct Waiter<'a>(&'a AtomicUsize);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Across {
@@ -39,6 +71,14 @@ impl Across {
             store: store.clone(),
             hooks: hooks.clone(),
             turns: Semaphore::new(AT_ONCE),
+            locks: store
+                .partitions()
+                .iter()
+                .map(|_| Awaited {
+                    gate: Semaphore::new(1),
+                    waiting: AtomicUsize::new(0),
+                })
+                .collect(),
             bytes: Semaphore::new(limits.max_queue_bytes.min(Semaphore::MAX_PERMITS)),
             stopping: stopping.clone(),
         })
@@ -63,12 +103,6 @@ impl Across {
         if self.stopping.is_cancelled() {
             return Err(AppendError::stopping());
         }
-        let _turn = self
-            .turns
-            .acquire()
-            .await
-            .map_err(|_| AppendError::stopping())?;
-
         let partitions = self.store.partitions();
         let mut places: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
         for (index, event) in events.iter().enumerate() {
@@ -151,9 +185,35 @@ impl Across {
     ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
         let ids = || events.iter().map(|event| event.id.0).collect();
         let mut giving_way = GivingWay::begin();
+        let began = Instant::now();
+        let mut held = None;
+        let mut patience = SHORT_WAIT;
         loop {
-            match self.store.append_events_across(parts).await {
-                Ok(outcomes) => return Ok(outcomes),
+            let awaited = held.or_else(|| self.awaited_of(parts));
+            let tried = match awaited {
+                None => {
+                    let turn = self.turns.acquire().await;
+                    let _turn = turn.map_err(|_| AppendError::stopping())?;
+                    let waits = LockWaits {
+                        first: None,
+                        others: patience,
+                    };
+                    self.store.append_events_across(parts, waits).await
+                }
+                Some(partition) => {
+                    let left = self.store.lock_timeout().saturating_sub(began.elapsed());
+                    self.append_after(partition, left, patience, parts).await?
+                }
+            };
+            match tried {
+                Ok(AppendedAcross::Judged(outcomes)) => return Ok(outcomes),
+                Ok(AppendedAcross::Held(partition)) if awaited == Some(partition) => {
+                    return Err(AppendError::locked());
+                }
+                Ok(AppendedAcross::Held(partition)) => {
+                    held = Some(partition);
+                    patience = LONGEST_WAIT.min(patience * 2);
+                }
                 Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
                 Err(StoreError::ValueRefused(_)) => {
                     return Err(AppendError::Refused(Refusal::ValueRefused));
@@ -161,6 +221,38 @@ impl Across {
                 Err(error) => return Err(AppendError::of_store(Arc::new(error), ids())),
             }
         }
+    }
+
+    /// A partition whose lock others wait for.
+    fn awaited_of(&self, parts: &[(Partition, AppendRequest)]) -> Option<Partition> {
+        let mut partitions = parts.iter().map(|(partition, _)| *partition);
+        partitions.find(|partition| {
+            let awaited = &self.locks[partition.index()];
+            awaited.waiting.load(Ordering::Relaxed) > 0
+        })
+    }
+
+    /// Waits for the lock of one partition, holding none, and then appends.
+    async fn append_after(
+        &self,
+        partition: Partition,
+        left: Duration,
+        patience: Duration,
+        parts: &[(Partition, AppendRequest)],
+    ) -> Result<Result<AppendedAcross, StoreError>, AppendError> {
+        let awaited = &self.locks[partition.index()];
+        awaited.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiter = Waiter(&awaited.waiting);
+        let asked = Instant::now();
+        let gate = timeout(left, awaited.gate.acquire()).await;
+        let _gate = gate
+            .map_err(|_| AppendError::locked())?
+            .map_err(|_| AppendError::stopping())?;
+        let waits = LockWaits {
+            first: Some((partition, left.saturating_sub(asked.elapsed()))),
+            others: patience,
+        };
+        Ok(self.store.append_events_across(parts, waits).await)
     }
 }
 

@@ -76,6 +76,11 @@ impl AppendError {
         Self::not_done(Reason::Full, None)
     }
 
+    /// Somebody else holds the lock of a partition: nothing was done.
+    pub(super) fn locked() -> Self {
+        Self::not_done(Reason::Locked, None)
+    }
+
     /// Others were always faster: nothing was done.
     #[must_use]
     pub fn contended() -> Self {

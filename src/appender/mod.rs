@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -108,6 +111,8 @@ pub struct Appender {
     events: Vec<Queue<EventLog>>,
     entries: Vec<Queue<EntryLog>>,
     across: Arc<Across>,
+    /// The turns of those who make aggregates without events, in each partition.
+    makers: Vec<Arc<Semaphore>>,
     request_timeout: Duration,
     traces: Traces,
     stopping: CancellationToken,
@@ -147,7 +152,9 @@ impl Appender {
             .collect();
         let across = Across::new(&store, limits, &hooks, &stopping);
         tasks.close();
+        let makers = partitions.iter().map(|_| Arc::new(Semaphore::new(1)));
         Self {
+            makers: makers.collect(),
             store,
             events,
             entries,
@@ -231,9 +238,15 @@ impl Appender {
             return Err(AppendError::stopping());
         }
         let (store, aggregate_type) = (self.store.clone(), aggregate_type.clone());
-        let made = self
-            .tasks
-            .spawn(create_aggregate(store, id, aggregate_type));
+        let turns = self.makers[store.partitions().of_aggregate(id).index()].clone();
+        let made = self.tasks.spawn(async move {
+            // Where the lock is held for long, they would take the connections of everybody else.
+            let turn = timeout(store.lock_timeout(), turns.acquire()).await;
+            let _turn = turn
+                .map_err(|_| AppendError::locked())?
+                .map_err(|_| AppendError::stopping())?;
+            create_aggregate(store, id, aggregate_type).await
+        });
         match timeout(self.request_timeout, made).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(AppendError::timed_out(vec![id.0])),

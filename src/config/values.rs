@@ -144,10 +144,13 @@ impl FromStr for DatabaseUrl {
                         .to_owned(),
                 );
             }
-        } else if Url::parse(text).is_err() {
-            return Err(format!(
-                "it cannot be read as a URL (special characters in the password must be percent-encoded); {RIGHT}"
-            ));
+        } else {
+            let url = Url::parse(text).map_err(|_| {
+                format!("it cannot be read as a URL (special characters in the password must be percent-encoded); {RIGHT}")
+            })?;
+            if url.host_str().is_some_and(|host| host.contains(',')) {
+                return Err("it names several hosts; give a URL for each of them".to_owned());
+            }
         }
         Ok(Self {
             text: text.to_owned(),

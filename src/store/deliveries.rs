@@ -96,14 +96,9 @@ impl Store {
             let keys: Vec<_> = chunk.iter().map(|id| (partition, id.0, 0, 0)).collect();
             let (relation, mut values) = self.backend.uuid_ranges(&keys);
             values.push(handler.0.into());
-            // Each is looked up by itself, in the order of the index: read for all of them at once, a planner without statistics
-            // reads every delivery of the handler.
+            let is_held_back = self.backend.is_held_back(values.len());
             let sql = format!(
-                "WITH aggregates (no, id, low, high) AS ({relation}) \
-                 SELECT a.id FROM aggregates a WHERE (SELECT d.aggregate_id FROM deliveries d \
-                 WHERE d.partition_no = a.no AND d.handler_id = ${} AND d.aggregate_id = a.id \
-                 AND d.status IN ('RETRYING', 'WAITING') ORDER BY d.event_position LIMIT 1) IS NOT NULL",
-                values.len(),
+                "WITH aggregates (no, id, low, high) AS ({relation}) SELECT a.id FROM aggregates a WHERE {is_held_back}"
             );
             for row in &self.read(self.statement(&sql, values)).await? {
                 held_back.insert(AggregateId(Row::of(row).next()?));

@@ -80,6 +80,12 @@ pub enum OpenError {
         #[source]
         source: StoreError,
     },
+    /// None of several servers can be used.
+    #[error("none of the databases is a primary that can be used ({tried})")]
+    NoPrimary {
+        /// What is wrong with each.
+        tried: String,
+    },
     /// Another process has the SQLite file open.
     #[error(
         "the database {path} is in use by another tidings server: stop that one, or use PostgreSQL, which takes any number"

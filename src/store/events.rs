@@ -1,6 +1,6 @@
 //! The table `events`: appending to it and reading from it. Floor 2.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use entity::events::{Column, Entity};
 use futures_util::future::try_join_all;
@@ -49,6 +49,24 @@ pub struct EventScan<'a> {
     pub max_bytes: Option<usize>,
 }
 
+/// How an append over several partitions waits for their locks.
+#[derive(Clone, Copy, Debug)]
+pub struct LockWaits {
+    /// The partition whose lock it waits for before it holds any other, and for how long.
+    pub first: Option<(Partition, Duration)>,
+    /// How long it waits for each of the others, while it may hold some: whoever needs those waits as well.
+    pub others: Duration,
+}
+
+/// What an append over several partitions has come to.
+#[derive(Debug)]
+pub enum AppendedAcross {
+    /// All parts were judged.
+    Judged(Vec<Outcome<AppendedEvent>>),
+    /// Somebody else held the lock of this partition for longer than it waits; nothing was done.
+    Held(Partition),
+}
+
 impl Store {
     /// Appends a batch of requests to one partition in one transaction. Each request is judged on its own.
     ///
@@ -67,16 +85,18 @@ impl Store {
     }
 
     /// Appends one request with events of several partitions in one transaction: the locks of the partitions are taken
-    /// in ascending order, and one refusal undoes all. The parts must be in ascending order of their partitions.
+    /// in ascending order, but for the one that is waited for first, and one refusal undoes all. The parts must be in
+    /// ascending order of their partitions.
     ///
     /// # Errors
     /// When the database fails; then nothing was appended, unless the outcome is unknown.
     pub async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
+        waits: LockWaits,
+    ) -> Result<AppendedAcross, StoreError> {
         self.backend
-            .append_events_across(parts, self.clock.now())
+            .append_events_across(parts, waits, self.clock.now())
             .await
     }
 

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod figures;
 mod giving_way;
+mod guard;
 mod handlers;
 mod heads;
 mod leases;
@@ -37,9 +38,11 @@ pub use deliveries::DueDeliveries;
 pub use domains::DomainInForce;
 pub use due_commands::DueCommands;
 pub use error::{OpenError, StoreError};
-pub use events::{EventRange, EventScan};
+pub use events::{AppendedAcross, EventRange, EventScan, LockWaits};
 pub use figures::{CheckpointPlace, Connections, DeliveryCount, HandlerPlace};
 pub use giving_way::GivingWay;
+use guard::Guard;
+pub use guard::{Seen, SeenLog};
 pub use handlers::{MOST_HANDLERS, NewHandler, SQL_CALLS_AT_A_TIME, SqlFunctions};
 pub use heads::Heads;
 pub use leases::LeaseGrant;
@@ -58,6 +61,8 @@ pub struct Store {
     database_id: DatabaseId,
     partitions: PartitionCount,
     statements: Arc<std::sync::atomic::AtomicU64>,
+    lost: tokio_util::sync::CancellationToken,
+    lock_timeout: Duration,
 }
 
 impl Store {
@@ -71,6 +76,12 @@ impl Store {
     #[must_use]
     pub fn partitions(&self) -> PartitionCount {
         self.partitions
+    }
+
+    /// How long a write waits for a lock that somebody else holds.
+    #[must_use]
+    pub fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
     }
 
     /// Which database it is: `sqlite` or `postgres`.

@@ -10,6 +10,7 @@ use sea_orm::{
     sea_query::OnConflict,
 };
 use sea_orm_migration::MigratorTrait;
+use tokio_util::sync::CancellationToken;
 
 use super::{OpenError, Store, StoreError, backend};
 use crate::{
@@ -79,6 +80,8 @@ impl Store {
             database_id,
             partitions,
             statements: Arc::default(),
+            lost: CancellationToken::new(),
+            lock_timeout: config.lock_timeout,
         })
     }
 }

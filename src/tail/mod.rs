@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, watch as heads_watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 pub use changes::{ChangeFollower, ChangeStep, ReadModelWatch};
 pub use command_bell::CommandBell;
@@ -30,10 +31,10 @@ use crate::{
         AggregateId, Entry, Event, EventFilter, Partition, Place, Position, ReadModelFilter,
         StreamName, append::Committed,
     },
-    store::{Store, StoreError},
+    store::{Seen, SeenLog, Store, StoreError},
 };
 use newest::ChangeWindow;
-use window::{Extended, Window, Windowed};
+use window::{Extended, Logged, Window, Windowed};
 
 /// Why following did not begin.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +134,24 @@ impl<W: Windowed> LogTail<W> {
         }
     }
 
+    /// Where the windows end.
+    fn window_heads(&self) -> Vec<Position> {
+        self.windows.iter().map(W::head).collect()
+    }
+
     fn is_followed(&self) -> bool {
         self.heads.receiver_count() > 0
+    }
+}
+
+impl<T: Logged> LogTail<Window<T>> {
+    /// The newest place of each partition, and what stands there where it is known.
+    fn newest(&self) -> impl Iterator<Item = (Partition, Position, Option<Uuid>)> {
+        let newest = |(number, window): (u8, &Window<T>)| {
+            let (head, id) = window.newest();
+            (Partition(number), head, id)
+        };
+        (0..).zip(&self.windows).map(newest)
     }
 }
 
@@ -156,6 +173,10 @@ impl Tail {
             tasks: TaskTracker::new(),
             store,
         });
+        let seen = Arc::downgrade(&tail);
+        tail.store.hold_to(Arc::new(move || {
+            seen.upgrade().map_or_else(Vec::new, |tail| tail.seen())
+        }));
         tail.tasks.spawn(watch::look(tail.clone()));
         if let Some(doorbell) = tail.store.doorbell() {
             tail.tasks
@@ -164,6 +185,27 @@ impl Tail {
         }
         tail.tasks.close();
         Ok(tail)
+    }
+
+    /// What is known of the logs, for the database to still have it.
+    fn seen(&self) -> Vec<Seen> {
+        let events = self.events.newest().map(|newest| (SeenLog::Events, newest));
+        let entries = self
+            .entries
+            .newest()
+            .map(|newest| (SeenLog::Entries, newest));
+        let seen = |(log, (partition, position, id))| Seen {
+            log,
+            partition,
+            position,
+            id,
+        };
+        let is_something = |seen: &Seen| seen.position > Position::START;
+        events
+            .chain(entries)
+            .map(seen)
+            .filter(is_something)
+            .collect()
     }
 
     /// Takes in what this server has committed, so that it need not be read again.

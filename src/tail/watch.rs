@@ -55,7 +55,29 @@ pub(super) async fn look(tail: Arc<Tail>) {
 }
 
 async fn look_once(tail: &Tail) -> Result<(), StoreError> {
+    // Looked at before the database is asked: a log only ever grows, so it cannot be behind these.
+    let known = [
+        tail.events.window_heads(),
+        tail.entries.window_heads(),
+        tail.changes.window_heads(),
+    ];
     let heads = tail.store.heads().await?;
+    let found = [&heads.events, &heads.entries, &heads.changes];
+    if known
+        .iter()
+        .zip(found)
+        .any(|(known, found)| is_above(known, found))
+    {
+        let found = found.map(Vec::as_slice);
+        let known = known.each_ref().map(Vec::as_slice);
+        tail.store.report_loss(&format!(
+            "the heads of events, stream entries and changes of read models are {} and were {}",
+            listed(found),
+            listed(known)
+        ));
+        // What the windows hold is no longer true; nothing is added to it.
+        return Ok(());
+    }
     for partition in tail.store.partitions().iter() {
         let head = |heads: &[Position]| heads[partition.index()];
         catch_up(&tail.store, &tail.events, partition, head(&heads.events)).await?;
@@ -239,6 +261,10 @@ pub(super) async fn listen(tail: Arc<Tail>, doorbell: Arc<dyn Doorbell>) {
 
 /// The text of a ring: the heads of the events, of the entries and of the changes, and where there is news of commands.
 fn written(heads: [&[Position]; 3], commands: CommandNews) -> String {
+    format!("{} {commands}", listed(heads))
+}
+
+fn listed(heads: [&[Position]; 3]) -> String {
     let list = |heads: &[Position]| {
         heads
             .iter()
@@ -246,7 +272,7 @@ fn written(heads: [&[Position]; 3], commands: CommandNews) -> String {
             .collect::<Vec<_>>()
             .join(",")
     };
-    format!("{} {commands}", heads.map(list).join(" "))
+    heads.map(list).join(" ")
 }
 
 fn read(text: &str) -> Option<([Vec<Position>; 3], CommandNews)> {

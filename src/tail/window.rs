@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use uuid::Uuid;
+
 use crate::domain::{Entry, Event, Position};
 
 /// How much is taken from a window at a time. Whoever takes rows keeps them in memory until they are delivered, also when
@@ -17,6 +19,9 @@ pub(super) trait Logged: Send + Sync + 'static {
     /// Its place in its partition's log.
     fn log_position(&self) -> Position;
 
+    /// What tells it from any other one that could stand at its place.
+    fn identity(&self) -> Uuid;
+
     /// About how much memory it takes.
     fn memory_bytes(&self) -> usize;
 }
@@ -24,6 +29,10 @@ pub(super) trait Logged: Send + Sync + 'static {
 impl Logged for Event {
     fn log_position(&self) -> Position {
         self.position
+    }
+
+    fn identity(&self) -> Uuid {
+        self.id.0
     }
 
     fn memory_bytes(&self) -> usize {
@@ -34,6 +43,10 @@ impl Logged for Event {
 impl Logged for Entry {
     fn log_position(&self) -> Position {
         self.entry_position
+    }
+
+    fn identity(&self) -> Uuid {
+        self.event_id.0
     }
 
     fn memory_bytes(&self) -> usize {
@@ -98,6 +111,12 @@ impl<T: Logged> Window<T> {
         };
         let rows = state.rows.iter().skip(skip).take(TAKE_ROWS);
         Some(rows.take_while(within).cloned().collect())
+    }
+
+    /// Its head, and what stands there where it is known.
+    pub(super) fn newest(&self) -> (Position, Option<Uuid>) {
+        let state = self.read();
+        (state.head, state.rows.back().map(|row| row.identity()))
     }
 
     // Nothing panics while it holds the lock, and a state that was left is a whole one.
@@ -179,6 +198,10 @@ mod tests {
             Position(self.0)
         }
 
+        fn identity(&self) -> Uuid {
+            Uuid::from_u128(self.0 as u128)
+        }
+
         fn memory_bytes(&self) -> usize {
             10
         }
@@ -190,6 +213,10 @@ mod tests {
     impl Logged for Large {
         fn log_position(&self) -> Position {
             Position(self.0)
+        }
+
+        fn identity(&self) -> Uuid {
+            Uuid::from_u128(self.0 as u128)
         }
 
         fn memory_bytes(&self) -> usize {
@@ -220,6 +247,8 @@ mod tests {
             Some(vec![6, 7, 8, 9])
         );
         assert_eq!(positions(window.rows_after(Position(7))), Some(vec![8, 9]));
+        let newest = (Position(9), Some(Uuid::from_u128(9)));
+        assert_eq!(window.newest(), newest);
         assert_eq!(positions(window.rows_after(Position(9))), Some(vec![]));
     }
 

@@ -4,14 +4,15 @@
 //! round trip for every statement. Here a connection that did its work is simply used again.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use sea_orm::sqlx::{self, Connection, Database, Pool, pool::PoolConnection};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::store::Connections;
@@ -19,15 +20,43 @@ use crate::store::Connections;
 /// A connection that was not used for this long is asked for a sign of life before it is used again.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// The pause after a connection that may not be used, before the next one is tried.
+const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
+
 const IN_USE: &str = "a connection is there until it is given back";
+
+/// Says which connections may be used, where a database can move from one server to another.
+#[async_trait]
+pub(super) trait Gate<DB: Database>: Send + Sync {
+    /// Grows whenever the connections that there are must not be used any more.
+    fn epoch(&self) -> u64;
+
+    /// Looks where a connection leads to: the epoch in which it may be used.
+    ///
+    /// # Errors
+    /// Where it may not be used.
+    async fn admit(&self, connection: &mut DB::Connection) -> Result<u64, sqlx::Error>;
+
+    /// Is told that a connection was lost or did not come about.
+    fn lost(&self);
+}
 
 /// A pool whose connections are kept at hand.
 pub(super) struct Kept<DB: Database> {
     pool: Pool<DB>,
-    free: Mutex<Vec<(PoolConnection<DB>, Instant)>>,
+    /// None where a database does not move.
+    gate: Option<Arc<dyn Gate<DB>>>,
+    free: Mutex<Vec<Free<DB>>>,
     places: Semaphore,
     most: usize,
     acquire_timeout: Duration,
+}
+
+/// A connection that nobody uses.
+struct Free<DB: Database> {
+    connection: PoolConnection<DB>,
+    used_at: Instant,
+    epoch: u64,
 }
 
 /// A connection in use. Dropped without [`Taken::give_back`], it goes through the driver's pool, which looks after it.
@@ -37,6 +66,7 @@ pub(super) struct Taken<'k, DB: Database> {
     connection: Option<PoolConnection<DB>>,
     /// Whether it is dropped, and not looked after, where it is not given back.
     is_only_once: bool,
+    epoch: u64,
     _place: SemaphorePermit<'k>,
 }
 
@@ -45,11 +75,18 @@ impl<DB: Database> Kept<DB> {
         let most = usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             pool,
+            gate: None,
             free: Mutex::default(),
             places: Semaphore::new(most),
             most,
             acquire_timeout,
         }
+    }
+
+    /// The same with connections that have to be let in.
+    pub(super) fn behind(mut self, gate: Arc<dyn Gate<DB>>) -> Self {
+        self.gate = Some(gate);
+        self
     }
 
     /// Takes a connection: the one that was used last, or a new one.
@@ -65,21 +102,70 @@ impl<DB: Database> Kept<DB> {
             kept: self,
             connection: None,
             is_only_once: false,
+            epoch: 0,
             _place: place,
         };
         // For all of them together: where one is silent, those that were not used for longer are, too.
         let deadline = Instant::now() + self.acquire_timeout;
-        while let Some((connection, used_at)) = self.pop() {
-            let connection = taken.connection.insert(connection);
-            if used_at.elapsed() < PING_AFTER_IDLE
-                || matches!(timeout_at(deadline, connection.ping()).await, Ok(Ok(())))
-            {
-                return Ok(taken);
+        while let Some(free) = self.pop() {
+            let connection = taken.connection.insert(free.connection);
+            taken.epoch = free.epoch;
+            if free.epoch == self.epoch() {
+                if free.used_at.elapsed() < PING_AFTER_IDLE
+                    || matches!(timeout_at(deadline, connection.ping()).await, Ok(Ok(())))
+                {
+                    return Ok(taken);
+                }
+                self.tell_lost();
             }
             taken.detach();
         }
-        taken.connection = Some(self.pool.acquire().await?);
+        self.connect(&mut taken).await?;
         Ok(taken)
+    }
+
+    /// Takes a connection out of the driver's pool, one that may be used.
+    async fn connect(&self, taken: &mut Taken<'_, DB>) -> Result<(), sqlx::Error> {
+        let deadline = Instant::now() + self.acquire_timeout;
+        loop {
+            let acquired = timeout_at(deadline, self.pool.acquire()).await;
+            let acquired = acquired.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+            let connection = match acquired {
+                Ok(connection) => taken.connection.insert(connection),
+                Err(error) => {
+                    self.tell_lost();
+                    return Err(error);
+                }
+            };
+            let Some(gate) = &self.gate else {
+                return Ok(());
+            };
+            let admitted = timeout_at(deadline, gate.admit(connection)).await;
+            match admitted.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+                Ok(epoch) => {
+                    taken.epoch = epoch;
+                    return Ok(());
+                }
+                Err(error) => {
+                    taken.detach();
+                    gate.lost();
+                    if Instant::now() + PAUSE_AFTER_REFUSAL >= deadline {
+                        return Err(error);
+                    }
+                    sleep(PAUSE_AFTER_REFUSAL).await;
+                }
+            }
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.gate.as_ref().map_or(0, |gate| gate.epoch())
+    }
+
+    fn tell_lost(&self) {
+        if let Some(gate) = &self.gate {
+            gate.lost();
+        }
     }
 
     /// How many connections there are, under the name of what they are for.
@@ -102,11 +188,11 @@ impl<DB: Database> Kept<DB> {
         self.pool.close().await;
     }
 
-    fn pop(&self) -> Option<(PoolConnection<DB>, Instant)> {
+    fn pop(&self) -> Option<Free<DB>> {
         self.free().pop()
     }
 
-    fn free(&self) -> MutexGuard<'_, Vec<(PoolConnection<DB>, Instant)>> {
+    fn free(&self) -> MutexGuard<'_, Vec<Free<DB>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -117,12 +203,21 @@ impl<DB: Database> Taken<'_, DB> {
         self.connection.as_mut().expect(IN_USE)
     }
 
+    /// The epoch in which it may be used.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Gives a connection back that did its work, or that the database answered with an error: its state is known.
     pub(super) fn give_back(mut self) {
         let connection = self.connection.take().expect(IN_USE);
         let mut free = self.kept.free();
         if !self.kept.places.is_closed() {
-            free.push((connection, Instant::now()));
+            free.push(Free {
+                connection,
+                used_at: Instant::now(),
+                epoch: self.epoch,
+            });
         }
     }
 

@@ -15,8 +15,8 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-    read_models::ExternalWrite,
+    AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError,
+    bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite,
 };
 use crate::{
     config::{self, DatabaseKind},
@@ -64,6 +64,9 @@ pub(super) trait Backend: Send + Sync {
     /// Gets ready to serve, once the tables are there.
     async fn after_open(&self) -> Result<(), StoreError>;
 
+    /// From now on the database has to have what this server has seen, also where it moves to another machine.
+    fn guard(&self, _guard: Guard) {}
+
     /// Closes all connections.
     async fn close(&self);
 
@@ -85,6 +88,10 @@ pub(super) trait Backend: Send + Sync {
     /// A relation (partition, id, low, high) as SQL and its values, `$1` being the first.
     fn uuid_ranges(&self, ranges: &[(Partition, Uuid, i64, i64)]) -> (String, Vec<Value>);
 
+    /// The condition that an aggregate `a` (no, id) has a delivery that is under way or waits of the handler that is the value of
+    /// this number.
+    fn is_held_back(&self, handler: usize) -> String;
+
     /// A relation (partition, name, low, high) as SQL and its values, `$1` being the first.
     fn name_ranges(&self, ranges: &[(Partition, &str, i64, i64)]) -> (String, Vec<Value>);
 
@@ -100,8 +107,9 @@ pub(super) trait Backend: Send + Sync {
     async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
+        waits: LockWaits,
         now: Timestamp,
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError>;
+    ) -> Result<AppendedAcross, StoreError>;
 
     /// See [`super::Store::append_entries`].
     async fn append_entries(

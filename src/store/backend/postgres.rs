@@ -4,6 +4,7 @@ mod append;
 mod doorbell;
 mod handlers;
 mod leases;
+mod primary;
 mod projection;
 
 use std::{sync::Arc, time::Duration};
@@ -11,24 +12,27 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, QueryResult,
-    RuntimeErr, Statement, Value, Values,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr,
+    SqlxPostgresConnector, Statement, Value, Values,
     sea_query::{
         ArrayType, Expr, ExprTrait, SimpleExpr,
         extension::postgres::{PgExpr, PgFunc},
     },
     sqlx::{
         self, AssertSqlSafe, Connection, Either, Executor, Row as _,
-        postgres::{PgConnectOptions, PgConnection, PgRow},
+        postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
     },
 };
 use sea_query_sqlx::SqlxValues;
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
+
+use primary::{NoPrimary, Primary};
 
 use super::{
     Backend, Containing, Doorbell, Fault, Written,
-    kept::{Kept, is_answer},
+    kept::{Gate, Kept, is_answer},
     reading::up_to,
 };
 use crate::{
@@ -41,7 +45,7 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, LeaseGrant, OpenError, StoreError,
+        AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError,
         bounded::Part,
         handlers::{SQL_CALLS_AT_A_TIME, SqlFunctions},
         read_models::ExternalWrite,
@@ -51,8 +55,6 @@ use crate::{
 
 /// The key of the advisory lock under which one server migrates.
 const MIGRATION_LOCK: i64 = 0x7469_6469_6e67_7301;
-/// A connection that nobody used for this long is asked for a sign of life before it is used again.
-const PING_AFTER_IDLE: Duration = Duration::from_secs(5);
 /// How long a statement that reads may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one that writes may take, beside waiting for its locks.
@@ -80,6 +82,9 @@ pub(super) struct Postgres {
     lock_timeout: Duration,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
+    primary: Arc<Primary>,
+    /// Ends the task that chooses the primary.
+    _choosing: DropGuard,
 }
 
 impl Postgres {
@@ -87,64 +92,55 @@ impl Postgres {
         config: &config::Database,
         lease: Duration,
     ) -> Result<Self, OpenError> {
-        let failed = |error| OpenError::Database {
-            database: config.url.to_string(),
-            source: classify(error),
-        };
-        // A pool goes on trying and says only that it has waited: one connection says why it does not come about.
-        let probe = config.url.as_str().parse::<PgConnectOptions>();
-        let probe = match probe {
-            Ok(options) => timeout(config.acquire_timeout, PgConnection::connect_with(&options))
-                .await
-                .unwrap_or(Err(sqlx::Error::PoolTimedOut)),
-            Err(error) => Err(error),
-        };
-        let probe = probe.map_err(|error| OpenError::Database {
+        let primary = Primary::new(config).map_err(|error| OpenError::Database {
             database: config.url.to_string(),
             source: not_acquired(error),
         })?;
-        drop(probe.close().await);
-        let idle = lease
-            .mul_f64(IDLE_IN_TRANSACTION_OF_LEASE)
-            .min(MAX_IDLE_IN_TRANSACTION);
-        let pool = Database::connect(options(config, idle, READ_TIMEOUT, config.max_connections))
-            .await
-            .map_err(failed)?;
-        let version = server_version(&pool).await.map_err(failed)?;
+        // A pool goes on trying and says only that it has waited: one connection says why it does not come about.
+        let version = primary.choose().await.map_err(no_primary)?;
         if version < OLDEST_VERSION {
             return Err(OpenError::TooOld {
                 actual: format!("{}.{}", version / 10_000, version % 10_000),
             });
         }
-        let migrator = Database::connect(options(config, IDLE_WHILE_MIGRATING, Duration::ZERO, 1))
-            .await
-            .map_err(failed)?;
-        let lazy = async |statement_timeout, most| {
-            let mut options = options(config, idle, statement_timeout, most);
-            options.min_connections(0).connect_lazy(true);
-            Database::connect(options).await.map_err(failed)
+        let primary = Arc::new(primary);
+        let idle = lease
+            .mul_f64(IDLE_IN_TRANSACTION_OF_LEASE)
+            .min(MAX_IDLE_IN_TRANSACTION);
+        let pool = |idle_in_transaction, statement_timeout, most| {
+            let options = PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(config.acquire_timeout)
+                // Each is looked at when it is taken.
+                .test_before_acquire(false);
+            primary.pool(options, |options| {
+                session(options, config, idle_in_transaction, statement_timeout)
+            })
         };
-        let kept = |pool: &DatabaseConnection, most| {
-            let pool = pool.get_postgres_connection_pool().clone();
-            Kept::new(pool, most, config.acquire_timeout)
+        let kept = |statement_timeout, most| {
+            let pool = pool(idle, statement_timeout, most);
+            Kept::new(pool, most, config.acquire_timeout).behind(primary.clone())
         };
         let write_timeout = config.lock_timeout + WRITE_TIMEOUT;
-        let writers = kept(&lazy(write_timeout, MAX_WRITERS).await?, MAX_WRITERS);
-        let leases = lazy(write_timeout, LEASE_CONNECTIONS).await?;
-        let leases = kept(&leases, LEASE_CONNECTIONS);
-        let callers = lazy(write_timeout, SQL_CALLS_AT_A_TIME).await?;
-        let callers = kept(&callers, SQL_CALLS_AT_A_TIME);
-        let readers = Arc::new(kept(&pool, config.max_connections));
-        let listener = lazy(Duration::ZERO, 1).await?;
-        let doorbell = Arc::new(doorbell::PostgresDoorbell::new(readers.clone(), listener));
+        let readers = Arc::new(kept(READ_TIMEOUT, config.max_connections));
+        let doorbell = doorbell::PostgresDoorbell::new(
+            readers.clone(),
+            pool(idle, Duration::ZERO, 1),
+            primary.clone(),
+        );
+        let migrator = pool(IDLE_WHILE_MIGRATING, Duration::ZERO, 1);
+        let stopping = CancellationToken::new();
+        tokio::spawn(primary.clone().keep_choosing(stopping.clone()));
         Ok(Self {
             readers,
-            writers,
-            leases,
-            callers,
+            writers: kept(write_timeout, MAX_WRITERS),
+            leases: kept(write_timeout, LEASE_CONNECTIONS),
+            callers: kept(write_timeout, SQL_CALLS_AT_A_TIME),
             lock_timeout: config.lock_timeout,
-            migrator,
-            doorbell,
+            migrator: SqlxPostgresConnector::from_sqlx_postgres_pool(migrator),
+            doorbell: Arc::new(doorbell),
+            primary: primary.clone(),
+            _choosing: stopping.drop_guard(),
         })
     }
 
@@ -164,7 +160,9 @@ impl Postgres {
     ) -> Result<T, StoreError> {
         let mut taken = self.callers.take().await.map_err(not_acquired)?.only_once();
         let limit = self.lock_timeout + WRITE_TIMEOUT + GRACE;
-        let Ok(outcome) = timeout(limit, work(taken.connection())).await else {
+        let epoch = taken.epoch();
+        let called = self.while_primary(epoch, limit, work(taken.connection()));
+        let Some(outcome) = called.await else {
             return Err(silent());
         };
         if outcome.is_ok()
@@ -172,7 +170,7 @@ impl Postgres {
         {
             taken.give_back();
         }
-        outcome
+        self.heed(outcome)
     }
 
     /// Runs what writes. A connection whose work failed is looked after by the driver's pool, which rolls back at once.
@@ -183,56 +181,86 @@ impl Postgres {
     ) -> Result<T, StoreError> {
         let mut taken = connections.take().await.map_err(not_acquired)?;
         let limit = self.lock_timeout + WRITE_TIMEOUT + GRACE;
-        let Ok(outcome) = timeout(limit, work(taken.connection())).await else {
+        let epoch = taken.epoch();
+        let Some(outcome) = self
+            .while_primary(epoch, limit, work(taken.connection()))
+            .await
+        else {
             taken.discard();
             return Err(silent());
         };
         if outcome.is_ok() {
             taken.give_back();
         }
+        self.heed(outcome)
+    }
+
+    /// Waits for an answer until the time is over, or another server has become the primary: this one may never answer.
+    async fn while_primary<T>(
+        &self,
+        epoch: u64,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let answer = tokio::select! {
+            biased;
+            answer = timeout(limit, work) => answer.ok(),
+            () = self.primary.left(epoch) => None,
+        };
+        if answer.is_none() {
+            self.primary.lost();
+        }
+        answer
+    }
+
+    /// A lost connection is a reason to look which server is the primary, and so is one that does not write.
+    fn heed<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::ConnectionLost(_) | StoreError::Unreachable(_)) = &outcome {
+            self.primary.lost();
+        }
         outcome
     }
 }
 
-/// A `statement_timeout` of nothing is none.
-fn options(
+/// What sessions are set to. A `statement_timeout` of nothing is none.
+fn session(
+    options: PgConnectOptions,
     config: &config::Database,
     idle_in_transaction: Duration,
     statement_timeout: Duration,
-    connections: u32,
-) -> ConnectOptions {
-    let lock_timeout = milliseconds(config.lock_timeout);
-    let idle_in_transaction = milliseconds(idle_in_transaction);
-    let statement_timeout = milliseconds(statement_timeout);
-    let mut options = ConnectOptions::new(config.url.as_str());
-    options
-        .max_connections(connections)
-        .min_connections(1)
-        .acquire_timeout(config.acquire_timeout)
-        .connect_timeout(config.acquire_timeout)
-        .test_before_acquire(false)
-        .test_before_acquire_if_idle_for(PING_AFTER_IDLE)
-        .sqlx_logging(false)
-        .set_application_name("tidings")
-        // Sessions that hold locks must not hold up others for ever when this server freezes or its network dies.
-        .map_sqlx_postgres_opts(move |options| {
-            options.options([
-                ("lock_timeout", lock_timeout.clone()),
-                (
-                    "idle_in_transaction_session_timeout",
-                    idle_in_transaction.clone(),
-                ),
-                ("statement_timeout", statement_timeout.clone()),
-                ("tcp_keepalives_idle", "5".to_owned()),
-                ("tcp_keepalives_interval", "2".to_owned()),
-                ("tcp_keepalives_count", "3".to_owned()),
-                // Statements are planned once a session, maybe while the tables are empty, when reading a table whole looks
-                // as good as its index; and what looks dear for that reason is not worth compiling.
-                ("enable_seqscan", "off".to_owned()),
-                ("jit", "off".to_owned()),
-            ])
-        });
-    options
+) -> PgConnectOptions {
+    // Sessions that hold locks must not hold up others for ever when this server freezes or its network dies.
+    options.options([
+        ("lock_timeout", milliseconds(config.lock_timeout)),
+        (
+            "idle_in_transaction_session_timeout",
+            milliseconds(idle_in_transaction),
+        ),
+        ("statement_timeout", milliseconds(statement_timeout)),
+        ("tcp_keepalives_idle", "5".to_owned()),
+        ("tcp_keepalives_interval", "2".to_owned()),
+        ("tcp_keepalives_count", "3".to_owned()),
+        // Statements are planned once a session, maybe while the tables are empty, when reading a table whole looks as good
+        // as its index; and what looks dear for that reason is not worth compiling.
+        ("enable_seqscan", "off".to_owned()),
+        ("jit", "off".to_owned()),
+    ])
+}
+
+/// Why the start fails. The only server that there is is told with its own cause.
+fn no_primary(mut none: NoPrimary) -> OpenError {
+    match none.tried.pop() {
+        Some((database, error)) if none.tried.is_empty() => OpenError::Database {
+            database,
+            source: not_acquired(error),
+        },
+        last => {
+            none.tried.extend(last);
+            OpenError::NoPrimary {
+                tried: none.to_string(),
+            }
+        }
+    }
 }
 
 fn milliseconds(duration: Duration) -> String {
@@ -249,15 +277,6 @@ fn row_bytes(row: &PgRow) -> usize {
             .map(<[u8]>::len)
     };
     (0..row.len()).filter_map(value).sum()
-}
-
-async fn server_version(pool: &DatabaseConnection) -> Result<i32, DbErr> {
-    let statement = Statement::from_string(
-        DbBackend::Postgres,
-        "SELECT current_setting('server_version_num')::int",
-    );
-    let row = pool.query_one_raw(statement).await?;
-    row.map_or(Ok(0), |row| row.try_get_by_index(0))
 }
 
 /// Source: PostgreSQL's documentation, appendix "PostgreSQL Error Codes".
@@ -327,10 +346,12 @@ impl Backend for Postgres {
         max_bytes: usize,
     ) -> Result<Part<QueryResult>, StoreError> {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
+        let taken_epoch = taken.epoch();
         let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
         let reading = up_to(query.fetch(taken.connection()), max_bytes, row_bytes);
-        let Ok(reading) = timeout(READ_TIMEOUT + GRACE, reading).await else {
+        let reading = self.while_primary(taken_epoch, READ_TIMEOUT + GRACE, reading);
+        let Some(reading) = reading.await else {
             taken.discard();
             return Err(silent());
         };
@@ -340,7 +361,7 @@ impl Backend for Postgres {
             reading if is_answer(reading) => taken.give_back(),
             _ => {}
         }
-        reading.map(|reading| reading.part).map_err(while_running)
+        self.heed(reading.map(|reading| reading.part).map_err(while_running))
     }
 
     async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
@@ -403,6 +424,10 @@ impl Backend for Postgres {
         self.migrator.close_by_ref().await.map_err(classify)
     }
 
+    fn guard(&self, guard: Guard) {
+        self.primary.guard(guard);
+    }
+
     async fn close(&self) {
         self.writers.close().await;
         self.leases.close().await;
@@ -453,6 +478,12 @@ impl Backend for Postgres {
         )
     }
 
+    /// Each is looked up by a statement of its own: asked for all of them at once, a planner without statistics reads every
+    /// delivery of the handler for each.
+    fn is_held_back(&self, handler: usize) -> String {
+        format!("tidings_is_held_back(a.no, ${handler}, a.id)")
+    }
+
     fn name_ranges(&self, ranges: &[(Partition, &str, i64, i64)]) -> (String, Vec<Value>) {
         let values = vec![
             array(
@@ -483,26 +514,11 @@ impl Backend for Postgres {
     async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
+        waits: LockWaits,
         _now: Timestamp,
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
-        self.write(async |connection| {
-            let mut transaction = connection.begin().await.map_err(not_begun)?;
-            let mut outcomes = Vec::with_capacity(parts.len());
-            for (partition, part) in parts {
-                outcomes.extend(append::events(&mut transaction, *partition, &[part]).await?);
-            }
-            let all_appended = outcomes
-                .iter()
-                .all(|outcome| matches!(outcome, Outcome::Appended { .. }));
-            let ended = if all_appended {
-                transaction.commit().await
-            } else {
-                transaction.rollback().await
-            };
-            ended.map_err(while_running)?;
-            Ok(outcomes)
-        })
-        .await
+    ) -> Result<AppendedAcross, StoreError> {
+        self.write(async |connection| append::events_across(connection, parts, waits).await)
+            .await
     }
 
     async fn append_entries(

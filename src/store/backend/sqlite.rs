@@ -42,8 +42,8 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-        read_models::ExternalWrite,
+        AppendedAcross, Connections, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part,
+        handlers::SqlFunctions, read_models::ExternalWrite,
     },
 };
 
@@ -70,7 +70,7 @@ pub(super) struct Sqlite {
 
 impl Sqlite {
     pub(super) async fn open(config: &config::Database, make: bool) -> Result<Self, OpenError> {
-        let lock = lock_file(config.url.sqlite_path().unwrap_or_default(), make)?;
+        let lock = lock_file(config.url.first().sqlite_path().unwrap_or_default(), make)?;
         let connect = async |options| {
             Database::connect(options)
                 .await
@@ -190,7 +190,7 @@ fn options(
     make: bool,
     cache_size: &'static str,
 ) -> ConnectOptions {
-    let mut options = ConnectOptions::new(config.url.as_str());
+    let mut options = ConnectOptions::new(config.url.first().as_str());
     options
         .max_connections(connections)
         .min_connections(1)
@@ -384,6 +384,13 @@ impl Backend for Sqlite {
         ranges_of(ranges.iter().copied())
     }
 
+    fn is_held_back(&self, handler: usize) -> String {
+        format!(
+            "EXISTS (SELECT 1 FROM deliveries d WHERE d.partition_no = a.no AND d.handler_id = ${handler} \
+             AND d.aggregate_id = a.id AND d.status IN ('RETRYING', 'WAITING'))"
+        )
+    }
+
     fn name_ranges(&self, ranges: &[(Partition, &str, i64, i64)]) -> (String, Vec<Value>) {
         ranges_of(
             ranges
@@ -408,8 +415,9 @@ impl Backend for Sqlite {
     async fn append_events_across(
         &self,
         parts: &[(Partition, AppendRequest)],
+        _waits: LockWaits,
         now: Timestamp,
-    ) -> Result<Vec<Outcome<AppendedEvent>>, StoreError> {
+    ) -> Result<AppendedAcross, StoreError> {
         self.write(async |connection| {
             let mut outcomes = Vec::with_capacity(parts.len());
             for (partition, part) in parts {
@@ -424,7 +432,7 @@ impl Backend for Sqlite {
             } else {
                 End::Rollback
             };
-            Ok((outcomes, end))
+            Ok((AppendedAcross::Judged(outcomes), end))
         })
         .await
     }

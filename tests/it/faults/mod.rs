@@ -11,10 +11,14 @@ macro_rules! on_databases {
 }
 
 mod disk;
+mod dump;
+mod failover;
 mod handlers;
 mod hang_up;
+mod held_lock;
 mod kill;
 mod kill_commands;
+mod mixed_load;
 mod outage;
 mod projection;
 mod servers;

@@ -8,6 +8,7 @@ use tidings::domain::{AggregateId, PartitionCount};
 use uuid::Uuid;
 
 use super::*;
+use crate::support::client::{Socket, Step};
 use crate::support::load::{Append, NewEvent};
 use crate::support::postgres::Cluster;
 
@@ -120,7 +121,7 @@ async fn follow_what_others_append(without_doorbell: bool) {
 }
 
 /// Events and entries as a SQL client appends them, one transaction each.
-async fn append_by_sql(database_url: &str, count: usize) {
+pub(super) async fn append_by_sql(database_url: &str, count: usize) {
     let partitions = PartitionCount::new(4).unwrap();
     let stream = "stream-3";
     let name = tidings::domain::StreamName::new(stream).unwrap();
@@ -150,4 +151,74 @@ async fn append_by_sql(database_url: &str, count: usize) {
         .unwrap();
         assert_eq!(outcome, "appended");
     }
+}
+
+/// From the answer of an append through one server to its arrival at a subscriber of the other, in order of their size.
+async fn times_to_arrive(near: &TestServer, far: &TestServer, count: usize) -> Vec<Duration> {
+    let client = Client::new(far);
+    let mut socket = Socket::open(&near.ws_url(), "graphql-transport-ws", &[])
+        .await
+        .unwrap();
+    socket.init().await.unwrap();
+    let query = "subscription { events { event { id } } }";
+    socket.start("1", query, json!({})).await;
+    let mut times = Vec::new();
+    // The first ones show that the subscription has begun, and warm everything up.
+    while times.len() < count + 10 {
+        let append = Append::Event(NewEvent::new(Uuid::new_v4(), json!({})));
+        append.send_until_acknowledged(&client).await;
+        let stored = std::time::Instant::now();
+        let next = tokio::time::timeout(Duration::from_secs(5), socket.next());
+        match next.await {
+            Ok((_, Step::Next(data))) => {
+                let id = data["data"]["events"]["event"]["id"].clone();
+                assert_eq!(id, json!(append.ids()[0]), "each once, in order");
+                times.push(stored.elapsed());
+            }
+            Ok(step) => panic!("{step:?}"),
+            Err(_) => assert!(times.is_empty(), "an event does not come"),
+        }
+    }
+    let mut times = times.split_off(10);
+    times.sort();
+    println!(
+        "from the commit to the subscriber of another server: median {:?}, p99 {:?}, longest {:?} of {count}",
+        times[count / 2],
+        times[count * 99 / 100],
+        times[count - 1]
+    );
+    times
+}
+
+/// The median says what the servers do, whatever else the machine does. `cargo bench --bench load -- servers` has the rest.
+async fn median_time_to_arrive(database: &crate::support::postgres::Database) -> Duration {
+    let count = rounds(100);
+    let (near, far) = (
+        TestServer::start(&database.url),
+        TestServer::start(&database.url),
+    );
+    times_to_arrive(&near, &far, count).await[count / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_through_another_server_arrives_within_50_ms() {
+    let database = Cluster::shared().create_database();
+    assert!(median_time_to_arrive(&database).await < Duration::from_millis(50));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_through_another_server_arrives_within_250_ms_where_no_ring_is_heard() {
+    let database = Cluster::shared().create_database();
+    // Found before PostgreSQL's own: whoever rings is answered, and nobody hears it.
+    database.execute(&format!(
+        "CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; \
+         ALTER DATABASE {} SET search_path = public, pg_catalog",
+        database.name
+    ));
+    let median = median_time_to_arrive(&database).await;
+    assert!(median < Duration::from_millis(250));
+    assert!(
+        median > Duration::from_millis(5),
+        "the poll is what finds it: {median:?}"
+    );
 }

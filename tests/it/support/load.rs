@@ -39,6 +39,8 @@ pub struct NewEvent {
     pub aggregate: Uuid,
     pub aggregate_type: String,
     pub data: Value,
+    /// The version that its aggregate must have.
+    pub expected: Option<i64>,
 }
 
 /// What a call was answered.
@@ -63,6 +65,7 @@ impl NewEvent {
             aggregate,
             aggregate_type: "load".to_owned(),
             data,
+            expected: None,
         }
     }
 
@@ -73,6 +76,7 @@ impl NewEvent {
             "aggregateType": self.aggregate_type,
             "type": "counted",
             "data": self.data,
+            "expectedVersion": self.expected,
         })
     }
 }

@@ -17,6 +17,7 @@ pub mod projected;
 pub mod proxy;
 pub mod receiver;
 pub mod server;
+pub mod sql_clients;
 
 /// Runs each case, a function of an engine and a number of partitions, on SQLite and PostgreSQL with 1 and 4 partitions.
 macro_rules! on_every_database {

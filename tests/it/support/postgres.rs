@@ -87,15 +87,73 @@ impl Cluster {
 
     /// A cluster for one test alone, which may stop and start it. It goes when the value is dropped.
     pub fn private() -> Cluster {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let key = format!(
-            "private-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let mut cluster = Cluster::make(&key, std::process::id());
+        let mut cluster = Cluster::make(&private_key(), std::process::id());
         cluster.is_private = true;
         cluster
+    }
+
+    /// A standby of this cluster, which must be a private one; commits wait for it from now on, where it is synchronous.
+    pub fn standby(&self, is_synchronous: bool) -> Cluster {
+        assert!(self.is_private, "standbys are for Cluster::private()");
+        let home = Home::make(&private_key(), std::process::id());
+        let port = self.port().to_string();
+        let arguments = ["--host=127.0.0.1", "--username=postgres", "--port", &port];
+        let copy = [
+            "--pgdata=data",
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+        ];
+        home.run("pg_basebackup", &[&arguments[..], &copy[..]].concat())
+            .expect("the cluster can be copied");
+        let auto_conf = home.folder.join("data/postgresql.auto.conf");
+        let settings = fs::read_to_string(&auto_conf).expect("its settings can be read");
+        // What comes last counts.
+        fs::write(&auto_conf, settings + &home.settings()).expect("its settings can be written");
+        let mut standby = Cluster::start_at_free_port(home);
+        standby.is_private = true;
+        if is_synchronous {
+            execute(
+                &self.admin,
+                "ALTER SYSTEM SET synchronous_standby_names = '*'",
+            );
+            execute(&self.admin, "SELECT pg_reload_conf()");
+            let is_sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+            let began = std::time::Instant::now();
+            while count(&self.admin, is_sync) == 0 {
+                assert!(began.elapsed() < Duration::from_secs(30), "it follows");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        standby
+    }
+
+    /// Makes a standby the primary, and returns once it is.
+    pub fn promote(&self) {
+        self.home()
+            .pg_ctl(&["promote", "--wait"])
+            .expect("the standby can be promoted");
+    }
+
+    /// Runs a statement as the administrator.
+    pub fn execute(&self, statement: &str) {
+        execute(&self.admin, statement);
+    }
+
+    /// The URL of a database with this name on this cluster.
+    pub fn url_of(&self, name: &str) -> String {
+        let mut url = self.admin_url.clone();
+        url.set_path(name);
+        url.into()
+    }
+
+    /// A database that is on this cluster by other ways than [`Cluster::create_database`].
+    pub fn database(&self, name: &str) -> Database {
+        Database {
+            url: self.url_of(name),
+            name: name.to_owned(),
+            drop_from: None,
+        }
     }
 
     /// Makes an empty database.
@@ -113,10 +171,8 @@ impl Cluster {
             &self.admin,
             &format!("CREATE DATABASE {name} TEMPLATE template0"),
         );
-        let mut url = self.admin_url.clone();
-        url.set_path(&name);
         Database {
-            url: url.into(),
+            url: self.url_of(&name),
             name,
             drop_from: self.home.is_none().then(|| self.admin.clone()),
         }
@@ -231,23 +287,7 @@ impl Cluster {
 
     /// Makes a cluster that lives until the process `run` is gone.
     fn make(key: &str, run: u32) -> Cluster {
-        sweep_leftovers();
-        let home = Home {
-            folder: folder_of(key),
-            bin: server_programs(),
-            user: step_down(),
-        };
-        let data = home.folder.join("data");
-        fs::create_dir_all(&data).expect("a folder can be made in the temp folder");
-        for folder in [&home.folder, &data] {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-                .expect("its mode can be set");
-            if let Some(user) = &home.user {
-                std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid))
-                    .expect("root can give it away");
-            }
-        }
-        home.start_keeper(run);
+        let home = Home::make(key, run);
         home.run(
             "initdb",
             &[
@@ -262,9 +302,12 @@ impl Cluster {
         .unwrap_or_else(|error| {
             panic!("{error}\nThe temp folder must be open to the user that PostgreSQL runs as.")
         });
-        fs::write(data.join("postgresql.auto.conf"), home.settings())
-            .expect("its settings can be written");
+        let auto_conf = home.folder.join("data/postgresql.auto.conf");
+        fs::write(auto_conf, home.settings()).expect("its settings can be written");
+        Cluster::start_at_free_port(home)
+    }
 
+    fn start_at_free_port(home: Home) -> Cluster {
         let mut failure = String::new();
         for _ in 0..START_TRIES {
             let port = free_port();
@@ -322,6 +365,28 @@ impl Drop for Database {
 }
 
 impl Home {
+    /// A folder that lives until the process `run` is gone, with an empty one for the data.
+    fn make(key: &str, run: u32) -> Home {
+        sweep_leftovers();
+        let home = Home {
+            folder: folder_of(key),
+            bin: server_programs(),
+            user: step_down(),
+        };
+        let data = home.folder.join("data");
+        fs::create_dir_all(&data).expect("a folder can be made in the temp folder");
+        for folder in [&home.folder, &data] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+                .expect("its mode can be set");
+            if let Some(user) = &home.user {
+                std::os::unix::fs::chown(folder, Some(user.uid), Some(user.gid))
+                    .expect("root can give it away");
+            }
+        }
+        home.start_keeper(run);
+        home
+    }
+
     /// What differs from PostgreSQL's defaults; durability does not.
     fn settings(&self) -> String {
         format!(
@@ -407,6 +472,13 @@ impl Home {
         }
         command
     }
+}
+
+/// For a cluster of one test's own.
+fn private_key() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("private-{}-{count}", std::process::id())
 }
 
 fn folder_of(key: &str) -> PathBuf {
@@ -498,6 +570,15 @@ fn execute(options: &PgConnectOptions, statement: &str) {
             .unwrap_or_else(|error| panic!("{statement}: {error}"));
         let _ = connection.close().await;
     });
+}
+
+fn count(options: &PgConnectOptions, query: &str) -> i64 {
+    block_on(async {
+        let mut connection = connect(options).await;
+        let count = sqlx::query_scalar(sqlx::AssertSqlSafe(query));
+        let count = count.fetch_one(&mut connection).await;
+        count.unwrap_or_else(|error| panic!("{query}: {error}"))
+    })
 }
 
 /// Runs a future to its end on a thread of its own, so that tests with and without a runtime can call this.

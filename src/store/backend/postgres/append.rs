@@ -1,5 +1,6 @@
 //! The statements that write the logs on PostgreSQL. Each is constant, so that each is planned once a session. Floor 2.
 
+mod across;
 mod events;
 
 use chrono::{DateTime, Utc};
@@ -15,6 +16,7 @@ use crate::{
     store::StoreError,
 };
 
+pub(super) use across::append as events_across;
 pub(super) use events::append as events;
 
 const APPEND_ENTRIES: &str = "SELECT outcome, position, entry_position, created_at, actual_position \

@@ -3,15 +3,12 @@
 use std::{convert::Infallible, sync::Arc};
 
 use async_trait::async_trait;
-use sea_orm::{
-    DatabaseConnection,
-    sqlx::{self, postgres::PgListener},
-};
+use sea_orm::sqlx::{self, Pool, postgres::PgListener};
 use tokio::time::timeout;
 
 use super::{
-    super::kept::{Kept, is_answer},
-    Doorbell, READ_TIMEOUT, not_acquired, silent, while_running,
+    super::kept::{Gate, Kept, is_answer},
+    Doorbell, Primary, READ_TIMEOUT, not_acquired, silent, while_running,
 };
 use crate::store::StoreError;
 
@@ -20,12 +17,38 @@ const CHANNEL: &str = "tidings";
 pub(super) struct PostgresDoorbell {
     readers: Arc<Kept<sqlx::Postgres>>,
     /// Of one connection, for hearing.
-    listener: DatabaseConnection,
+    listener: Pool<sqlx::Postgres>,
+    primary: Arc<Primary>,
 }
 
 impl PostgresDoorbell {
-    pub(super) fn new(readers: Arc<Kept<sqlx::Postgres>>, listener: DatabaseConnection) -> Self {
-        Self { readers, listener }
+    pub(super) fn new(
+        readers: Arc<Kept<sqlx::Postgres>>,
+        listener: Pool<sqlx::Postgres>,
+        primary: Arc<Primary>,
+    ) -> Self {
+        Self {
+            readers,
+            listener,
+            primary,
+        }
+    }
+
+    async fn hear(
+        &self,
+        heard: &(dyn for<'r> Fn(&'r str) + Send + Sync),
+    ) -> Result<Infallible, StoreError> {
+        let mut listener = PgListener::connect_with(&self.listener)
+            .await
+            .map_err(not_acquired)?;
+        listener.listen(CHANNEL).await.map_err(while_running)?;
+        loop {
+            // The driver connects again by itself and says so by an empty answer: what was rung meanwhile is lost.
+            match listener.try_recv().await.map_err(while_running)? {
+                Some(ring) => heard(ring.payload()),
+                None => heard(""),
+            }
+        }
     }
 }
 
@@ -50,16 +73,13 @@ impl Doorbell for PostgresDoorbell {
         &self,
         heard: &(dyn for<'r> Fn(&'r str) + Send + Sync),
     ) -> Result<Infallible, StoreError> {
-        let mut listener = PgListener::connect_with(self.listener.get_postgres_connection_pool())
-            .await
-            .map_err(not_acquired)?;
-        listener.listen(CHANNEL).await.map_err(while_running)?;
-        loop {
-            // The driver connects again by itself and says so by an empty answer: what was rung meanwhile is lost.
-            match listener.try_recv().await.map_err(while_running)? {
-                Some(ring) => heard(ring.payload()),
-                None => heard(""),
-            }
-        }
+        let epoch = self.primary.epoch();
+        let lost = tokio::select! {
+            lost = self.hear(heard) => lost,
+            // Nobody rings at a server that is the primary no more.
+            () = self.primary.left(epoch) => Err(silent()),
+        };
+        self.primary.lost();
+        lost
     }
 }

@@ -1,0 +1,115 @@
+//! A SQL client that leaves its transaction open after `append_event`: who needs its partition waits and is told, nobody else
+//! notices.
+
+use std::time::{Duration, Instant};
+
+use sea_orm::sqlx::{self, Connection, PgConnection};
+use serde_json::json;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::*;
+use crate::support::load::{Append, NewEvent, aggregate_in};
+use crate::support::postgres::Cluster;
+
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// More of them than there are connections that write.
+const MAKERS: usize = 80;
+
+fn over(aggregates: &[Uuid]) -> Append {
+    let event = |id: &Uuid| NewEvent::new(*id, json!({}));
+    Append::Events(aggregates.iter().map(event).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sql_client_that_leaves_its_transaction_open_holds_up_its_own_partition_alone() {
+    let database = Cluster::shared().create_database();
+    let server = TestServer::on(&database.url)
+        .arguments(["--partitions", "4", "--lock-timeout", "5s"])
+        .arguments(["--database-acquire-timeout", "1s"])
+        .start();
+    let client = Client::new(&server);
+    // The highest partition: whoever takes the locks in their order has the others by then.
+    let held = 3;
+    let aggregates: Vec<Uuid> = (0..4).map(aggregate_in).collect();
+    for aggregate in &aggregates {
+        over(&[*aggregate]).send_until_acknowledged(&client).await;
+    }
+
+    let mut holder = PgConnection::connect(&database.url).await.unwrap();
+    let mut open = holder.begin().await.unwrap();
+    let of_holder: Uuid =
+        sqlx::query_scalar("SELECT append_event($1::uuid, 'load', 'counted', '{}')")
+            .bind(aggregates[held])
+            .fetch_one(&mut *open)
+            .await
+            .unwrap();
+
+    // Those who need the partition: single events, several over it and others, and new aggregates.
+    let needs_it = {
+        let aggregates = aggregates.clone();
+        Load::start(&client, 24, move |writer, _| match writer % 4 {
+            0 => over(&[aggregates[held]]),
+            other => over(&[aggregates[other - 1], aggregates[held]]),
+        })
+    };
+    let mut makers = JoinSet::new();
+    for _ in 0..MAKERS {
+        let client = client.clone();
+        makers.spawn(async move {
+            let input = json!({ "id": aggregate_in(held), "type": "load" });
+            let query = "mutation($input: CreateAggregateInput!) { createAggregate(input: $input) { created } }";
+            client.query(query, json!({ "input": input })).await
+        });
+    }
+    // Those who do not: each call is timed.
+    let began = Instant::now();
+    let mut others = JoinSet::new();
+    for number in 0..6 {
+        let (client, aggregates) = (client.clone(), aggregates.clone());
+        others.spawn(async move {
+            let (mut slowest, mut calls) = (Duration::ZERO, 0);
+            while began.elapsed() < LOCK_TIMEOUT + Duration::from_secs(1) {
+                let append = match number {
+                    0..3 => over(&[aggregates[number]]),
+                    3 => over(&[aggregates[0], aggregates[1]]),
+                    4 => over(&[aggregates[1], aggregates[2]]),
+                    _ => Append::entry(format!("stream-{}", calls % 8), json!({})),
+                };
+                let called = Instant::now();
+                let told = append.send(&client).await;
+                slowest = slowest.max(called.elapsed());
+                calls += 1;
+                let is_stored = matches!(told, crate::support::load::Told::Acknowledged(..));
+                assert!(is_stored, "{number}: {told:?}");
+            }
+            (number, slowest, calls)
+        });
+    }
+    for (number, slowest, calls) in others.join_all().await {
+        println!("{number}: {calls} calls, the slowest {slowest:?}");
+        assert!(slowest < LOCK_TIMEOUT / 2, "{number}: {slowest:?}");
+    }
+    for made in makers.join_all().await {
+        let failure = made.unwrap_err();
+        assert_eq!(failure.code(), "UNAVAILABLE");
+        assert!(
+            failure.message().contains("holds the partition's lock"),
+            "{failure:?}"
+        );
+    }
+    let counts = needs_it.counts();
+    assert_eq!(counts.acknowledged, 0, "{counts:?}");
+    open.commit().await.unwrap();
+    needs_it.until_more_acknowledged(100).await;
+    let ledger = needs_it.stop().await;
+    println!("{:?} {:?}", ledger.counts, ledger.reasons);
+    // All but those single events that queued up behind a batch that waited already.
+    assert!(ledger.counts.not_done >= 18, "{:?}", ledger.counts);
+    let is_named = |reason: &String| reason.starts_with("another client of the database holds");
+    assert!(ledger.reasons.keys().all(is_named), "{:?}", ledger.reasons);
+    let log = StoredLog::read_whole(&database.url).await;
+    ledger.assert_kept_in(&log);
+    let second = log.of_aggregate(aggregates[held])[1];
+    assert_eq!((second.id, second.version), (of_holder, 2));
+}
