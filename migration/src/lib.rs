@@ -12,6 +12,7 @@ mod m20261201_000001_index_read_models;
 mod m20261202_000001_index_correlation_ids_as_text;
 mod m20261203_000001_revise_handlers;
 mod m20261205_000001_count_timed_events;
+mod m20261210_000001_remember_imports;
 pub mod postgres;
 pub mod sqlite;
 
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261202_000001_index_correlation_ids_as_text::Migration),
             Box::new(m20261203_000001_revise_handlers::Migration),
             Box::new(m20261205_000001_count_timed_events::Migration),
+            Box::new(m20261210_000001_remember_imports::Migration),
         ]
     }
 }

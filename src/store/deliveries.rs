@@ -296,25 +296,25 @@ impl Store {
     }
 }
 
-fn select_deliveries() -> SelectStatement {
+pub(super) fn select_deliveries() -> SelectStatement {
     Query::select()
         .columns([
-            Column::PartitionNo,
-            Column::Id,
-            Column::HandlerId,
-            Column::EventPosition,
-            Column::AggregateId,
-            Column::Status,
-            Column::Attempts,
-            Column::LastError,
-            Column::NextAttemptAt,
-            Column::UpdatedAt,
+            (Entity, Column::PartitionNo),
+            (Entity, Column::Id),
+            (Entity, Column::HandlerId),
+            (Entity, Column::EventPosition),
+            (Entity, Column::AggregateId),
+            (Entity, Column::Status),
+            (Entity, Column::Attempts),
+            (Entity, Column::LastError),
+            (Entity, Column::NextAttemptAt),
+            (Entity, Column::UpdatedAt),
         ])
         .from(Entity)
         .to_owned()
 }
 
-fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {
+pub(super) fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         partition: row.partition()?,
         id: DeliveryId(row.next()?),

@@ -8,6 +8,7 @@ mod sqlite;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 use sea_orm::{
     DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value,
     sea_query::{Expr, SimpleExpr},
@@ -15,13 +16,13 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    Connections, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-    read_models::ExternalWrite,
+    Connections, ImportOutcome, LeaseGrant, OpenError, StoreError, bounded::Part,
+    handlers::SqlFunctions, read_models::ExternalWrite,
 };
 use crate::{
     config::{self, DatabaseKind},
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Entry, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
         Partition, Position, Projected, RebuildOutcome, SaveOutcome, SavedStep, SqlFunctionName,
         SqlRun, SqlRunOutcome, Timestamp,
@@ -45,6 +46,14 @@ pub(super) trait Backend: Send + Sync {
         statement: Statement,
         max_bytes: usize,
     ) -> Result<Part<QueryResult>, StoreError>;
+
+    /// Runs statements that read, one after another as of one instant, and hands over their rows as they come: each with the
+    /// number of its statement. It ends early where nobody takes them any more.
+    async fn read_together(
+        &self,
+        statements: Vec<Statement>,
+        rows: mpsc::Sender<(usize, QueryResult)>,
+    ) -> Result<(), StoreError>;
 
     /// Runs one statement that writes.
     async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
@@ -231,6 +240,20 @@ pub(super) trait Backend: Send + Sync {
         &self,
         function: &SqlFunctionName,
     ) -> Result<SqlFunctions, StoreError>;
+
+    /// See [`super::Store::import`].
+    async fn import_events(
+        &self,
+        partition: Partition,
+        events: &[Event],
+    ) -> Result<ImportOutcome, StoreError>;
+
+    /// See [`super::Store::import`].
+    async fn import_entries(
+        &self,
+        partition: Partition,
+        entries: &[(Entry, Option<Partition>)],
+    ) -> Result<ImportOutcome, StoreError>;
 
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;
