@@ -24,6 +24,8 @@ mod read_models;
 mod readme;
 mod rebuild_command;
 mod sdl;
+mod sharding;
 mod subscriptions;
 mod support;
 mod tail;
+mod transfer;
