@@ -1,5 +1,6 @@
 //! From every kind of database to every other: what is there is the same, and a server goes on with it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,10 +184,19 @@ async fn a_server_goes_on(target: &Database, made: &Made, before: &Contents) {
     send(&client, APPEND, input).await;
     let repeated = send(&client, EXECUTE, made.command.clone()).await;
     assert_eq!(repeated, made.outcome, "it has its effect once");
+    let everything = "subscription { events(after: \"\") { event { aggregateId version } } }";
+    let mut followed = client.subscribe(everything, json!({})).await;
     let positions = before.entries.keys().filter(|(stream, _)| stream == "one").count();
     let input = json!({ "streamName": "one", "eventId": Uuid::new_v4(), "type": "said", "data": {} });
     let appended = send(&client, ENTRY, input).await;
     assert_eq!(appended["appendToStream"]["entry"]["position"], positions + 1);
+    // From the first event on to those that came here.
+    let mut seen: HashMap<String, i64> = HashMap::new();
+    for update in followed.take("events", before.events.len() + 2).await {
+        let last = seen.entry(update["event"]["aggregateId"].to_string()).or_default();
+        *last += 1;
+        assert_eq!(update["event"]["version"], *last, "each once and in order");
+    }
     // Read models follow from the first event on.
     let query = "query($id: UUID!) { readModel(aggregateId: $id, minVersion: 1, waitMs: 20000) { version source } }";
     let model = client.query(query, json!({ "id": made.users[3] })).await.unwrap();
