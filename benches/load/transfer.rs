@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use futures_util::{Stream, TryStreamExt};
 use sea_orm::sqlx::{
-    self, AssertSqlSafe, ColumnIndex, Connection, Decode, PgConnection, Row, SqliteConnection, Type,
+    self, AssertSqlSafe, ColumnIndex, Connection, Decode, PgConnection, Row, SqliteConnection,
+    Type,
     types::chrono::{DateTime, Utc},
 };
 use sha2::{Digest, Sha256};
@@ -38,7 +39,9 @@ pub fn fill(url: &str, events: u64) {
         .status();
     assert!(migrated.is_ok_and(|status| status.success()));
     let at = |n: &str| {
-        format!("strftime('%Y-%m-%dT%H:%M:%S', 1760000000 + ({n}) / 1000, 'unixepoch') || printf('.%03d+00:00', ({n}) % 1000)")
+        format!(
+            "strftime('%Y-%m-%dT%H:%M:%S', 1760000000 + ({n}) / 1000, 'unixepoch') || printf('.%03d+00:00', ({n}) % 1000)"
+        )
     };
     let (event_at, first_at) = (at("n.n"), at("n + 1"));
     let last_at = at(&format!("{events} - {AGGREGATES} + n + 1"));
@@ -57,7 +60,9 @@ pub fn fill(url: &str, events: u64) {
          INSERT INTO aggregates SELECT 0, id, 'order', {events} / {AGGREGATES}, {first_at}, {last_at} FROM ids;"
     );
     on_this_thread(async {
-        let mut connection = SqliteConnection::connect(url).await.expect("the file opens");
+        let mut connection = SqliteConnection::connect(url)
+            .await
+            .expect("the file opens");
         let fill = sqlx::raw_sql(AssertSqlSafe(sql));
         fill.execute(&mut connection).await.expect("it is filled");
         connection.close().await.expect("it closes");
@@ -75,7 +80,13 @@ pub fn run(from: &str, to: &str, events: u64) -> Result<Transferred, String> {
         .map_err(|error| error.to_string())?;
     let lines = export.stdout.take().ok_or("the export has no output")?;
     let import = Command::new(binary)
-        .args(["import", "--database-url", to, "--partitions", &PARTITIONS.to_string()])
+        .args([
+            "import",
+            "--database-url",
+            to,
+            "--partitions",
+            &PARTITIONS.to_string(),
+        ])
         .stdin(lines)
         .stdout(Stdio::inherit())
         .status()

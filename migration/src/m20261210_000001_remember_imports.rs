@@ -14,9 +14,21 @@ impl MigrationTrait for Migration {
             .table("imports")
             .col(ColumnDef::new("id").small_integer().not_null())
             .col(ColumnDef::new("source_id").uuid().not_null())
-            .col(ColumnDef::new("source_partitions").small_integer().not_null())
-            .col(ColumnDef::new("begun_at").timestamp_with_time_zone().not_null())
-            .col(ColumnDef::new("finished_at").timestamp_with_time_zone().null())
+            .col(
+                ColumnDef::new("source_partitions")
+                    .small_integer()
+                    .not_null(),
+            )
+            .col(
+                ColumnDef::new("begun_at")
+                    .timestamp_with_time_zone()
+                    .not_null(),
+            )
+            .col(
+                ColumnDef::new("finished_at")
+                    .timestamp_with_time_zone()
+                    .null(),
+            )
             .primary_key(&mut primary_key)
             .to_owned();
         manager.create_table(table).await

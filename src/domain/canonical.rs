@@ -300,7 +300,10 @@ impl Checksum {
         let digest = Sha256::digest(&row.0);
         let mut sum = [0; 4];
         for (word, bytes) in sum.iter_mut().zip(digest.chunks_exact(8)) {
-            *word = bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            *word = bytes
+                .iter()
+                .rev()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte));
         }
         self.join(Self { count: 1, sum });
     }
@@ -344,7 +347,10 @@ mod tests {
     #[test]
     fn texts_of_the_same_value_have_one_form() {
         for (left, right) in [
-            (r#"{"b":1,"aa":[true,null],"a":"x"}"#, r#" { "a" : "x", "b": 1, "aa": [ true , null ] } "#),
+            (
+                r#"{"b":1,"aa":[true,null],"a":"x"}"#,
+                r#" { "a" : "x", "b": 1, "aa": [ true , null ] } "#,
+            ),
             ("1e2", "100"),
             ("1.50", "15e-1"),
             ("-0.0", "0"),

@@ -154,9 +154,7 @@ impl Store {
         use event_streams::{Column, Entity};
         let is_its_event = Expr::col((events::Entity, events::Column::PartitionNo))
             .equals((Entity, Column::EventPartitionNo))
-            .and(
-                Expr::col((events::Entity, events::Column::Id)).equals((Entity, Column::EventId)),
-            );
+            .and(Expr::col((events::Entity, events::Column::Id)).equals((Entity, Column::EventId)));
         let select = rows::select_entry(&mut Query::select())
             .column((events::Entity, events::Column::AggregateId))
             .from(Entity)

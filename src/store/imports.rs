@@ -4,8 +4,8 @@
 //! aggregate's, positions in a stream the stream's. Nobody else writes meanwhile; where somebody does, it shows.
 
 use entity::{
-    aggregates, checkpoints, commands, deliveries, event_handlers, event_streams, events,
-    imports, read_models,
+    aggregates, checkpoints, commands, deliveries, event_handlers, event_streams, events, imports,
+    read_models,
 };
 use sea_orm::{
     Statement,
@@ -43,7 +43,9 @@ pub enum ImportRefusal {
         table: &'static str,
     },
     /// It was begun from another database.
-    #[error("an import of the database {source_id} was begun in it, and this is an export of {asked}")]
+    #[error(
+        "an import of the database {source_id} was begun in it, and this is an export of {asked}"
+    )]
     OtherSource {
         /// The one that it was begun from.
         source_id: DatabaseId,
@@ -165,9 +167,9 @@ impl Store {
             ImportBatch::Aggregates(aggregates) => {
                 insert_all(aggregates, |rows| insert_aggregates(partition, rows))
             }
-            ImportBatch::Commands(commands) => insert_all(commands, |rows| {
-                self.insert_commands(partition, rows)
-            }),
+            ImportBatch::Commands(commands) => {
+                insert_all(commands, |rows| self.insert_commands(partition, rows))
+            }
             ImportBatch::ReadModels(models) => {
                 let head = self.heads().await?.changes[partition.index()];
                 let places = (head.0 + 1..).map(Position);
@@ -318,10 +320,7 @@ impl Store {
         let rows = self.select(&select).await?;
         let source = rows.first().map(|row| {
             let mut row = Row::of(row);
-            Ok((
-                DatabaseId(row.next()?),
-                row.optional_instant()?.is_some(),
-            ))
+            Ok((DatabaseId(row.next()?), row.optional_instant()?.is_some()))
         });
         source.transpose()
     }
@@ -456,7 +455,8 @@ impl Store {
                 Expr::val(command.aggregate_id.0),
                 Expr::val(command.command_type.as_str()),
                 self.backend.json_value(command.data.as_str().to_owned()),
-                self.backend.json_value(command.metadata.as_str().to_owned()),
+                self.backend
+                    .json_value(command.metadata.as_str().to_owned()),
                 Expr::val(command.status.as_str()),
                 Expr::val(command.reason.clone()),
                 Expr::val(command.attempts),
@@ -471,11 +471,7 @@ impl Store {
         insert
     }
 
-    fn insert_read_models(
-        &self,
-        partition: Partition,
-        rows: &[(Position, &ReadModel)],
-    ) -> Insert {
+    fn insert_read_models(&self, partition: Partition, rows: &[(Position, &ReadModel)]) -> Insert {
         use read_models::{Column, Entity};
         let mut insert = Query::insert();
         insert.into_table(Entity).columns([
@@ -562,7 +558,10 @@ fn insert_deliveries(partition: Partition, rows: &[(Position, &Delivery)]) -> In
         Column::UpdatedAt,
     ]);
     for (position, delivery) in rows {
-        let last_error = delivery.last_error.as_ref().map(|error| error.as_str().to_owned());
+        let last_error = delivery
+            .last_error
+            .as_ref()
+            .map(|error| error.as_str().to_owned());
         insert.values_panic([
             Expr::val(partition.number()),
             Expr::val(delivery.id.0),

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Step, Tell, TransferError,
-    format::{Line, Sums, Summed, Total, Trailer},
+    format::{Line, Summed, Sums, Total, Trailer},
     lines,
     merge::Pages,
 };
@@ -36,8 +36,10 @@ pub(super) async fn sum_up(store: &Store, tell: &Tell) -> Result<Trailer, Transf
         let (store, tell) = (store.clone(), tell.clone());
         // A task of its own, so that partitions are summed up on several processors.
         async move {
-            tokio::spawn(async move { sum_partition(&store, partition, events, entries, &tell).await })
-                .await?
+            tokio::spawn(
+                async move { sum_partition(&store, partition, events, entries, &tell).await },
+            )
+            .await?
         }
     });
     let mut parts = stream::iter(parts).buffer_unordered(SIDE_BY_SIDE);
@@ -95,12 +97,8 @@ async fn sum_partition(
             rows: page.len() as u64,
         });
     }
-    let mut pages = Pages::<(Entry, Option<AggregateId>)>::read(
-        store,
-        partition,
-        Position::START,
-        entries,
-    );
+    let mut pages =
+        Pages::<(Entry, Option<AggregateId>)>::read(store, partition, Position::START, entries);
     while let Some(page) = pages.next_page().await? {
         for (entry, aggregate) in &page {
             lines::with_entry(entry, *aggregate, |line| add(&mut sums, &line))?;

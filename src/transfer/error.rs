@@ -34,7 +34,9 @@ pub enum TransferError {
     #[error("this is no export of tidings: its first line is none")]
     NotAnExport,
     /// It was written by a later version.
-    #[error("the export has format {format}, and this version of tidings reads up to {newest}: use a newer one")]
+    #[error(
+        "the export has format {format}, and this version of tidings reads up to {newest}: use a newer one"
+    )]
     TooNew {
         /// Its format.
         format: u32,
@@ -59,7 +61,9 @@ pub enum TransferError {
         line: u64,
     },
     /// The file holds something else.
-    #[error("{path} holds an export of the database {found}, and this one is {asked}: name another file")]
+    #[error(
+        "{path} holds an export of the database {found}, and this one is {asked}: name another file"
+    )]
     OtherExport {
         /// The file.
         path: String,
@@ -117,7 +121,9 @@ pub enum TransferError {
         head: i64,
     },
     /// A gap.
-    #[error("a version or position in partition {partition} does not follow the one before it: the export is not whole")]
+    #[error(
+        "a version or position in partition {partition} does not follow the one before it: the export is not whole"
+    )]
     Gap {
         /// The partition.
         partition: u8,

@@ -9,7 +9,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{
     Step, Tell, TransferError, Unfinished,
-    format::{CheckpointLine, FORMAT, Header, Instant, Line, SnapshotTotals, Sums, Summed},
+    format::{CheckpointLine, FORMAT, Header, Instant, Line, SnapshotTotals, Summed, Sums},
     lines,
     merge::{Merged, Row},
     unfinished::Places,

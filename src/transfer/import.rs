@@ -206,11 +206,7 @@ struct Reader {
 
 type Read = (
     Trailer,
-    Vec<(
-        String,
-        crate::domain::Partition,
-        crate::domain::Position,
-    )>,
+    Vec<(String, crate::domain::Partition, crate::domain::Position)>,
     u64,
 );
 

@@ -186,7 +186,10 @@ impl EventLine<'_> {
             position,
             id: EventId(self.id),
             aggregate_id: AggregateId(self.aggregate_id),
-            aggregate_type: name(AggregateType::new(&self.aggregate_type), "type of aggregate")?,
+            aggregate_type: name(
+                AggregateType::new(&self.aggregate_type),
+                "type of aggregate",
+            )?,
             event_type: name(EventType::new(&self.event_type), "type of event")?,
             data: text(self.data),
             metadata: text(self.metadata),
@@ -227,7 +230,10 @@ impl AggregateLine<'_> {
     pub(super) fn read(&self) -> Read<Aggregate> {
         Ok(Aggregate {
             id: AggregateId(self.id),
-            aggregate_type: name(AggregateType::new(&self.aggregate_type), "type of aggregate")?,
+            aggregate_type: name(
+                AggregateType::new(&self.aggregate_type),
+                "type of aggregate",
+            )?,
             version: Version::NONE,
             created_at: self.created_at.0,
             updated_at: self.created_at.0,
@@ -267,7 +273,10 @@ impl ReadModelLine<'_> {
         Ok(ReadModel {
             partition,
             aggregate_id: AggregateId(self.aggregate_id),
-            aggregate_type: name(AggregateType::new(&self.aggregate_type), "type of aggregate")?,
+            aggregate_type: name(
+                AggregateType::new(&self.aggregate_type),
+                "type of aggregate",
+            )?,
             data: text(self.data),
             version: Version(self.version),
             source: ReadModelSource::External,

@@ -191,8 +191,16 @@ async fn an_append_touches_the_tables_of_one_partition() {
         assert_eq!(versions, [1, 1, 2], "it has appended");
         execute(&mut connection, "ROLLBACK").await;
     }
-    execute(&mut connection, "BEGIN; SELECT FROM events WHERE id = gen_random_uuid()").await;
-    assert_eq!(touched(&mut connection).await, ["0", "1", "2", "3"], "this would be found");
+    execute(
+        &mut connection,
+        "BEGIN; SELECT FROM events WHERE id = gen_random_uuid()",
+    )
+    .await;
+    assert_eq!(
+        touched(&mut connection).await,
+        ["0", "1", "2", "3"],
+        "this would be found"
+    );
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -215,7 +223,10 @@ fn triggers_stand_in_one_file_of_each_database() {
     };
     let mut found: Vec<PathBuf> = sources(&folder)
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|kind| kind == "sql" || kind == "rs"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|kind| kind == "sql" || kind == "rs")
+        })
         .filter(makes_triggers)
         .map(|path| path.strip_prefix(&folder).unwrap().to_owned())
         .collect();

@@ -8,11 +8,11 @@ mod sqlite;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 use sea_orm::{
     DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value,
     sea_query::{Expr, SimpleExpr},
 };
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{

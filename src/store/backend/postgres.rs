@@ -24,8 +24,8 @@ use sea_orm::{
     },
 };
 use sea_query_sqlx::SqlxValues;
-use tokio::time::timeout;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -43,8 +43,8 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, ImportOutcome, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-        read_models::ExternalWrite, rows,
+        Connections, ImportOutcome, LeaseGrant, OpenError, StoreError, bounded::Part,
+        handlers::SqlFunctions, read_models::ExternalWrite, rows,
     },
 };
 
@@ -328,7 +328,8 @@ impl Backend for Postgres {
             .await;
         let mut transaction = begun.map_err(not_begun)?;
         // Nobody waits for it, and whoever takes the rows may take its time.
-        let patient = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+        let patient =
+            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
         (&mut *transaction)
             .execute(sqlx::raw_sql(patient))
             .await

@@ -44,8 +44,8 @@ use crate::{
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        Connections, ImportOutcome, LeaseGrant, OpenError, StoreError, bounded::Part, handlers::SqlFunctions,
-        read_models::ExternalWrite,
+        Connections, ImportOutcome, LeaseGrant, OpenError, StoreError, bounded::Part,
+        handlers::SqlFunctions, read_models::ExternalWrite,
     },
 };
 
@@ -309,10 +309,7 @@ impl Backend for Sqlite {
         rows: mpsc::Sender<(usize, QueryResult)>,
     ) -> Result<(), StoreError> {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
-        let begun = taken
-            .connection()
-            .begin_with("BEGIN DEFERRED")
-            .await;
+        let begun = taken.connection().begin_with("BEGIN DEFERRED").await;
         let mut transaction = begun.map_err(not_begun)?;
         for (number, statement) in statements.into_iter().enumerate() {
             let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));

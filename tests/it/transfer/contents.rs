@@ -50,9 +50,15 @@ impl Contents {
             ];
             assert!(all.events.insert(key, fields).is_none());
         }
-        let sql = "SELECT id, aggregate_type, current_version, created_at, updated_at FROM aggregates";
+        let sql =
+            "SELECT id, aggregate_type, current_version, created_at, updated_at FROM aggregates";
         for row in select(database, sql).await {
-            let fields = vec![text(&row, 1), int(&row, 2).into(), time(&row, 3), time(&row, 4)];
+            let fields = vec![
+                text(&row, 1),
+                int(&row, 2).into(),
+                time(&row, 3),
+                time(&row, 4),
+            ];
             all.aggregates.insert(uuid(&row, 0), fields);
         }
         let sql = "SELECT s.stream_name, s.position, s.event_id, s.event_type, CAST(s.event_data AS text), s.created_at, e.aggregate_id \
@@ -66,7 +72,10 @@ impl Contents {
                 time(&row, 5),
                 of.map(|id| id.to_string()).into(),
             ];
-            let key = (row.try_get_by_index(0).unwrap(), row.try_get_by_index(1).unwrap());
+            let key = (
+                row.try_get_by_index(0).unwrap(),
+                row.try_get_by_index(1).unwrap(),
+            );
             assert!(all.entries.insert(key, fields).is_none());
         }
         for row in select(database, "SELECT name, created_at FROM streams").await {
@@ -140,7 +149,10 @@ async fn assert_in_order(database: &DatabaseConnection) {
                 row.try_get_by_index(0).unwrap(),
                 row.try_get_by_index(1).unwrap(),
             );
-            assert!(last.is_none_or(|last| last <= place), "{sql}: {last:?} {place:?}");
+            assert!(
+                last.is_none_or(|last| last <= place),
+                "{sql}: {last:?} {place:?}"
+            );
             last = Some(place);
         }
     }
@@ -161,7 +173,9 @@ fn int(row: &QueryResult, column: usize) -> i32 {
 }
 
 fn text(row: &QueryResult, column: usize) -> Value {
-    row.try_get_by_index::<Option<String>>(column).unwrap().into()
+    row.try_get_by_index::<Option<String>>(column)
+        .unwrap()
+        .into()
 }
 
 fn json(row: &QueryResult, column: usize) -> Value {

@@ -28,7 +28,15 @@ async fn stored(url: &str) -> i64 {
 async fn kill_an_import(url: &str, partitions: u8, file: &Path) -> i64 {
     let partitions = partitions.to_string();
     let file = file.to_str().unwrap();
-    let arguments = ["import", "--database-url", url, "--input", file, "--partitions", &partitions];
+    let arguments = [
+        "import",
+        "--database-url",
+        url,
+        "--input",
+        file,
+        "--partitions",
+        &partitions,
+    ];
     let mut child = tidings(&arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -36,7 +44,10 @@ async fn kill_an_import(url: &str, partitions: u8, file: &Path) -> i64 {
         .unwrap();
     let began = Instant::now();
     while stored(url).await == 0 {
-        assert!(began.elapsed() < Duration::from_secs(60), "something is stored in time");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "something is stored in time"
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     child.kill().unwrap();
@@ -55,17 +66,28 @@ async fn an_import_that_was_killed_goes_on(engine: Engine, partitions: u8) {
     let there = kill_an_import(&target.url(), partitions, &file).await;
     assert!((1..EVENTS).contains(&there), "{there} events were stored");
     let (_, said) = TestServer::on(&target.url()).start_and_fail();
-    assert!(said.contains("an import into the database was begun and not finished"), "{said}");
+    assert!(
+        said.contains("an import into the database was begun and not finished"),
+        "{said}"
+    );
 
     let said = import(&target.url(), partitions, &file).succeed();
-    assert_eq!(said.skipped(), there as u64, "what was there is passed by: {said:?}");
-    assert_eq!(Contents::read(&target.url()).await, Contents::read(&source.url()).await);
+    assert_eq!(
+        said.skipped(),
+        there as u64,
+        "what was there is passed by: {said:?}"
+    );
+    assert_eq!(
+        Contents::read(&target.url()).await,
+        Contents::read(&source.url()).await
+    );
     StoredLog::read_whole(&target.url()).await;
     // Once more there is nothing to do.
     let said = pipe(&source.url(), &target.url(), partitions).succeed();
     assert_eq!(said.skipped(), EVENTS as u64);
     TestServer::start(&target.url());
-    pipe(&source.url(), &target.url(), partitions).fail("a server has been started on the database");
+    pipe(&source.url(), &target.url(), partitions)
+        .fail("a server has been started on the database");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,7 +116,10 @@ async fn an_export_that_was_killed_goes_on_in_its_file() {
     let began = Instant::now();
     let bytes = || std::fs::metadata(&cut).map_or(0, |file| file.len());
     while bytes() < 1 << 20 {
-        assert!(began.elapsed() < Duration::from_secs(60), "something is written in time");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "something is written in time"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     child.kill().unwrap();
@@ -108,6 +133,9 @@ async fn an_export_that_was_killed_goes_on_in_its_file() {
     let kept = begun.rfind('\n').unwrap();
     assert!(done.starts_with(&begun[..kept]), "what was written stays");
     let without_first = |text: &str| text.split_once('\n').unwrap().1.to_owned();
-    assert!(without_first(&whole) == without_first(&done), "it is as if it had not been killed");
+    assert!(
+        without_first(&whole) == without_first(&done),
+        "it is as if it had not been killed"
+    );
     export(&source.url(), &cut).fail("holds a whole export");
 }

@@ -24,12 +24,25 @@ fn tidings(arguments: &[&str]) -> Command {
 
 fn export(url: &str, file: &Path) -> Said {
     let file = file.to_str().unwrap();
-    Said::by(tidings(&["export", "--database-url", url, "--output", file]))
+    Said::by(tidings(&[
+        "export",
+        "--database-url",
+        url,
+        "--output",
+        file,
+    ]))
 }
 
 fn import(url: &str, partitions: u8, file: &Path) -> Said {
     let (file, partitions) = (file.to_str().unwrap(), partitions.to_string());
-    let arguments = ["import", "--database-url", url, "--input", file, "--partitions"];
+    let arguments = [
+        "import",
+        "--database-url",
+        url,
+        "--input",
+        file,
+        "--partitions",
+    ];
     let mut command = tidings(&arguments);
     command.arg(partitions);
     Said::by(command)
@@ -88,7 +101,10 @@ impl Said {
 
     /// How many rows an import has found there already.
     fn skipped(&self) -> u64 {
-        let (before, _) = self.out.split_once(" were there before").expect("it says how many");
+        let (before, _) = self
+            .out
+            .split_once(" were there before")
+            .expect("it says how many");
         before.rsplit(' ').next().unwrap().parse().unwrap()
     }
 }

@@ -17,8 +17,7 @@ use crate::support::server::TestServer;
 
 on_every_database!(everything_that_is_there_arrives_everywhere);
 
-const APPEND: &str =
-    "mutation($input: AppendEventInput!) { appendEvent(input: $input) { duplicate event { id version } } }";
+const APPEND: &str = "mutation($input: AppendEventInput!) { appendEvent(input: $input) { duplicate event { id version } } }";
 const EXECUTE: &str = "mutation($input: CreateCommandInput!) { executeCommand(input: $input) { command { status reason } events { id version } } }";
 const CREATE_COMMAND: &str =
     "mutation($input: CreateCommandInput!) { createCommand(input: $input) { command { status } } }";
@@ -37,13 +36,17 @@ struct Made {
 }
 
 async fn send(client: &Client, query: &str, input: Value) -> Value {
-    client.query(query, json!({ "input": input })).await.unwrap()
+    client
+        .query(query, json!({ "input": input }))
+        .await
+        .unwrap()
 }
 
 /// Makes something of every kind.
 async fn fill(client: &Client) -> Made {
     let id = Uuid::new_v4;
-    let create = "mutation($input: CreateAggregateInput!) { createAggregate(input: $input) { created } }";
+    let create =
+        "mutation($input: CreateAggregateInput!) { createAggregate(input: $input) { created } }";
     let (early, empty) = (id(), id());
     for aggregate in [early, empty] {
         send(client, create, json!({ "id": aggregate, "type": "note" })).await;
@@ -58,7 +61,11 @@ async fn fill(client: &Client) -> Made {
         json!({ "b": 1, "a": { "z": [1, 2.5, 1e300, -0.0, 1e-7], "y": null }, "long key": true }),
         json!({ "text": unicode }),
         json!({ "big": "0123456789".repeat(60_000), "n": 9_007_199_254_740_993_i64 }),
-        json!([1.5e19, 18_446_744_073_709_551_615_u64, "\u{1}\u{7f}\"\\\n\u{2028}"]),
+        json!([
+            1.5e19,
+            18_446_744_073_709_551_615_u64,
+            "\u{1}\u{7f}\"\\\n\u{2028}"
+        ]),
     ];
     for (round, data) in data.iter().cycle().take(6).enumerate() {
         for aggregate in notes.iter().chain((round == 1).then_some(&early)) {
@@ -82,11 +89,17 @@ async fn fill(client: &Client) -> Made {
     assert_eq!(rejected["executeCommand"]["command"]["status"], "REJECTED");
     let later = json!({ "id": id(), "aggregateId": users[1], "type": "update_user", "data": { "username": "c" }, "notBefore": "2999-01-01T00:00:00Z" });
     send(client, CREATE_COMMAND, later).await;
-    for (round, stream) in ["one", "two", "trois é"].iter().cycle().take(20).enumerate() {
+    for (round, stream) in ["one", "two", "trois é"]
+        .iter()
+        .cycle()
+        .take(20)
+        .enumerate()
+    {
         let input = json!({ "streamName": stream, "eventId": id(), "type": "said", "data": { "round": round } });
         send(client, ENTRY, input).await;
     }
-    let write = "mutation($input: UpdateReadModelInput!) { updateReadModel(input: $input) { updated } }";
+    let write =
+        "mutation($input: UpdateReadModelInput!) { updateReadModel(input: $input) { updated } }";
     for (aggregate, version) in [(notes[0], 3), (id(), 7)] {
         let input = json!({ "aggregateId": aggregate, "aggregateType": "note", "data": { "mine": [true, "x y"] }, "version": version });
         send(client, write, input).await;
@@ -98,7 +111,10 @@ async fn fill(client: &Client) -> Made {
         .query("{ events(first: 5) { pageInfo { endCursor } } }", json!({}))
         .await
         .unwrap();
-    let cursor = page["events"]["pageInfo"]["endCursor"].as_str().unwrap().to_owned();
+    let cursor = page["events"]["pageInfo"]["endCursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     Made {
         early,
         notes,
@@ -122,7 +138,9 @@ async fn everything_that_is_there_arrives_everywhere(engine: Engine, partitions:
     wait_for_handlers(&client).await;
     server.kill9();
     let before = Contents::read(&source.url()).await;
-    assert!(!before.entries.is_empty() && before.commands.len() == 10 && before.read_models.len() == 2);
+    assert!(
+        !before.entries.is_empty() && before.commands.len() == 10 && before.read_models.len() == 2
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("export.jsonl");
@@ -136,13 +154,23 @@ async fn everything_that_is_there_arrives_everywhere(engine: Engine, partitions:
     ] {
         let target = Arc::new(Database::make(engine));
         let said = import(&target.url(), partitions, &file).succeed();
-        assert!(said.out.contains("what is stored is what was exported"), "{said:?}");
-        assert_eq!(Contents::read(&target.url()).await, before, "{engine:?} {partitions}");
+        assert!(
+            said.out.contains("what is stored is what was exported"),
+            "{said:?}"
+        );
+        assert_eq!(
+            Contents::read(&target.url()).await,
+            before,
+            "{engine:?} {partitions}"
+        );
         StoredLog::read_whole(&target.url()).await;
         // And back: the same lines again, but for the first and the places.
         let back = folder.path().join(format!("{engine:?}{partitions}.jsonl"));
         export(&target.url(), &back).succeed();
-        assert_eq!(last_line(&whole), last_line(&std::fs::read_to_string(&back).unwrap()));
+        assert_eq!(
+            last_line(&whole),
+            last_line(&std::fs::read_to_string(&back).unwrap())
+        );
         a_server_goes_on(&target, &made, &before).await;
     }
     // The same through a pipe.
@@ -186,27 +214,52 @@ async fn a_server_goes_on(target: &Database, made: &Made, before: &Contents) {
     assert_eq!(repeated, made.outcome, "it has its effect once");
     let everything = "subscription { events(after: \"\") { event { aggregateId version } } }";
     let mut followed = client.subscribe(everything, json!({})).await;
-    let positions = before.entries.keys().filter(|(stream, _)| stream == "one").count();
-    let input = json!({ "streamName": "one", "eventId": Uuid::new_v4(), "type": "said", "data": {} });
+    let positions = before
+        .entries
+        .keys()
+        .filter(|(stream, _)| stream == "one")
+        .count();
+    let input =
+        json!({ "streamName": "one", "eventId": Uuid::new_v4(), "type": "said", "data": {} });
     let appended = send(&client, ENTRY, input).await;
-    assert_eq!(appended["appendToStream"]["entry"]["position"], positions + 1);
+    assert_eq!(
+        appended["appendToStream"]["entry"]["position"],
+        positions + 1
+    );
     // From the first event on to those that came here.
     let mut seen: HashMap<String, i64> = HashMap::new();
     for update in followed.take("events", before.events.len() + 2).await {
-        let last = seen.entry(update["event"]["aggregateId"].to_string()).or_default();
+        let last = seen
+            .entry(update["event"]["aggregateId"].to_string())
+            .or_default();
         *last += 1;
         assert_eq!(update["event"]["version"], *last, "each once and in order");
     }
     // Read models follow from the first event on.
     let query = "query($id: UUID!) { readModel(aggregateId: $id, minVersion: 1, waitMs: 20000) { version source } }";
-    let model = client.query(query, json!({ "id": made.users[3] })).await.unwrap();
-    assert_eq!(model["readModel"], json!({ "version": 1, "source": "PROJECTED" }));
-    let model = client.query(query, json!({ "id": made.notes[0] })).await.unwrap();
-    assert_eq!(model["readModel"], json!({ "version": 3, "source": "EXTERNAL" }));
+    let model = client
+        .query(query, json!({ "id": made.users[3] }))
+        .await
+        .unwrap();
+    assert_eq!(
+        model["readModel"],
+        json!({ "version": 1, "source": "PROJECTED" })
+    );
+    let model = client
+        .query(query, json!({ "id": made.notes[0] }))
+        .await
+        .unwrap();
+    assert_eq!(
+        model["readModel"],
+        json!({ "version": 3, "source": "EXTERNAL" })
+    );
     StoredModels::read_settled(&target.url()).await;
     wait_for_handlers(&client).await;
     let failure = client
-        .query("query($c: String) { events(first: 1, after: $c) { nodes { id } } }", json!({ "c": made.cursor }))
+        .query(
+            "query($c: String) { events(first: 1, after: $c) { nodes { id } } }",
+            json!({ "c": made.cursor }),
+        )
         .await;
     let failure = match failure {
         Err(failure) => failure,
@@ -214,11 +267,20 @@ async fn a_server_goes_on(target: &Database, made: &Made, before: &Contents) {
     };
     assert_eq!(failure.code(), "BAD_USER_INPUT", "{failure:?}");
     let again = json!({ "id": made.command["id"], "aggregateId": made.users[1], "type": "create_user", "data": { "username": "ä" } });
-    assert!(client.query(EXECUTE, json!({ "input": again })).await.is_err());
+    assert!(
+        client
+            .query(EXECUTE, json!({ "input": again }))
+            .await
+            .is_err()
+    );
     server.kill9();
     let after = Contents::read(&target.url()).await;
     let streams = |contents: &Contents, name: &str| {
-        contents.entries.keys().filter(|(stream, _)| stream == name).count()
+        contents
+            .entries
+            .keys()
+            .filter(|(stream, _)| stream == name)
+            .count()
     };
     for stream in ["user_events", "copies"] {
         assert_eq!(streams(&after, stream), streams(before, stream), "{stream}");

@@ -69,21 +69,62 @@ async fn a_file_that_was_changed_is_an_error() {
     };
     for (what, text, problem) in [
         ("nothing", String::new(), "not one line came"),
-        ("something else", "hello\nworld\n".to_owned(), "no export of tidings"),
-        ("other JSON", "{\"a\":1}\n".to_owned(), "no export of tidings"),
+        (
+            "something else",
+            "hello\nworld\n".to_owned(),
+            "no export of tidings",
+        ),
+        (
+            "other JSON",
+            "{\"a\":1}\n".to_owned(),
+            "no export of tidings",
+        ),
         ("without its first line", without(0), "no export of tidings"),
-        ("a later format", exported.text.replacen("\"format\":1", "\"format\":99", 1), "use a newer one"),
-        ("a broken line", exported.text.replacen("\"data\":{\"n\":77}", "\"data\":{\"n\":77", 1), "line 79 of the export is broken"),
-        ("another number", exported.text.replacen("{\"n\":77}", "{\"n\":78}", 1), "the events that are stored are not those of the export"),
+        (
+            "a later format",
+            exported.text.replacen("\"format\":1", "\"format\":99", 1),
+            "use a newer one",
+        ),
+        (
+            "a broken line",
+            exported
+                .text
+                .replacen("\"data\":{\"n\":77}", "\"data\":{\"n\":77", 1),
+            "line 79 of the export is broken",
+        ),
+        (
+            "another number",
+            exported.text.replacen("{\"n\":77}", "{\"n\":78}", 1),
+            "the events that are stored are not those of the export",
+        ),
         ("an event missing", without(600), "does not follow"),
-        ("the last event missing", without(EVENTS as usize + 1), "the events that are stored are not those"),
-        ("an event twice", exported.text.replacen(lines[10], &format!("{}\n{}", lines[10], lines[10]), 1), "does not follow"),
-        ("another type", exported.text.replacen("\"type\":\"counted\"", "\"type\":\"\"", 1), "must not be empty"),
+        (
+            "the last event missing",
+            without(EVENTS as usize + 1),
+            "the events that are stored are not those",
+        ),
+        (
+            "an event twice",
+            exported
+                .text
+                .replacen(lines[10], &format!("{}\n{}", lines[10], lines[10]), 1),
+            "does not follow",
+        ),
+        (
+            "another type",
+            exported
+                .text
+                .replacen("\"type\":\"counted\"", "\"type\":\"\"", 1),
+            "must not be empty",
+        ),
     ] {
         let target = Database::make(Engine::Sqlite);
         let file = exported.file(&text);
         let said = import(&target.url(), 1, &file);
-        assert!(!said.succeeded && said.err.contains(problem), "{what}: {said:?}");
+        assert!(
+            !said.succeeded && said.err.contains(problem),
+            "{what}: {said:?}"
+        );
     }
     let target = Database::make(Engine::Sqlite);
     import(&target.url(), 1, &exported.folder.path().join("nowhere")).fail("cannot read");
@@ -96,7 +137,9 @@ async fn a_target_with_other_data_is_refused_and_left_as_it_is() {
     let target = Database::make(Engine::Postgres);
     let mut server = TestServer::start(&target.url());
     let event = NewEvent::new(uuid::Uuid::new_v4(), serde_json::json!({}));
-    Append::Event(event).send_until_acknowledged(&Client::new(&server)).await;
+    Append::Event(event)
+        .send_until_acknowledged(&Client::new(&server))
+        .await;
     import(&target.url(), 1, &file).fail("the database has data of its own (in events)");
     server.kill9();
     import(&target.url(), 1, &file).fail("the database has data of its own (in events)");
@@ -120,7 +163,10 @@ async fn a_target_with_other_data_is_refused_and_left_as_it_is() {
     let file = exported.file(&exported.text);
     import(&target.url(), 1, &file).succeed();
     let fewer: Vec<&str> = exported.text.lines().collect();
-    let fewer = [&fewer[..500], &fewer[fewer.len() - 1..]].concat().join("\n") + "\n";
+    let fewer = [&fewer[..500], &fewer[fewer.len() - 1..]]
+        .concat()
+        .join("\n")
+        + "\n";
     import(&target.url(), 1, &exported.file(&fewer)).fail("it is an older one");
 
     // Files that hold something else are not written over.

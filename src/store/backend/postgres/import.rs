@@ -13,8 +13,7 @@ use crate::{
     },
 };
 
-const LOCK: &str =
-    "SELECT 1 FROM partition_locks WHERE partition_no = $1 AND log = $2 FOR UPDATE";
+const LOCK: &str = "SELECT 1 FROM partition_locks WHERE partition_no = $1 AND log = $2 FOR UPDATE";
 
 const EVENTS_HEAD: &str =
     "SELECT coalesce((SELECT max(position) FROM events WHERE partition_no = $1), 0)";
@@ -109,12 +108,28 @@ pub(super) async fn events(
         .bind(rows().map(|event| event.position.0).collect::<Vec<_>>())
         .bind(rows().map(|event| event.id.0).collect::<Vec<_>>())
         .bind(rows().map(|event| event.aggregate_id.0).collect::<Vec<_>>())
-        .bind(rows().map(|event| event.aggregate_type.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
+        .bind(
+            rows()
+                .map(|event| event.aggregate_type.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            rows()
+                .map(|event| event.event_type.as_str())
+                .collect::<Vec<_>>(),
+        )
         .bind(rows().map(|event| event.data.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|event| event.metadata.as_str()).collect::<Vec<_>>())
+        .bind(
+            rows()
+                .map(|event| event.metadata.as_str())
+                .collect::<Vec<_>>(),
+        )
         .bind(rows().map(|event| event.version.0).collect::<Vec<_>>())
-        .bind(rows().map(|event| event.created_at.to_utc()).collect::<Vec<_>>());
+        .bind(
+            rows()
+                .map(|event| event.created_at.to_utc())
+                .collect::<Vec<_>>(),
+        );
     run(&mut transaction, insert).await?;
     transaction.commit().await.map_err(while_running)?;
     Ok(ImportOutcome::Stored)
@@ -157,17 +172,35 @@ pub(super) async fn entries(
         .bind(&began);
     run(&mut transaction, begin).await?;
     let rows = || entries.iter().map(|(entry, _)| entry);
-    let shown = entries.iter().map(|(_, shown)| shown.map(Partition::number));
+    let shown = entries
+        .iter()
+        .map(|(_, shown)| shown.map(Partition::number));
     let insert = sqlx::query(INSERT_ENTRIES)
         .bind(partition.number())
-        .bind(rows().map(|entry| entry.stream_name.as_str()).collect::<Vec<_>>())
+        .bind(
+            rows()
+                .map(|entry| entry.stream_name.as_str())
+                .collect::<Vec<_>>(),
+        )
         .bind(rows().map(|entry| entry.position.0).collect::<Vec<_>>())
-        .bind(rows().map(|entry| entry.entry_position.0).collect::<Vec<_>>())
+        .bind(
+            rows()
+                .map(|entry| entry.entry_position.0)
+                .collect::<Vec<_>>(),
+        )
         .bind(rows().map(|entry| entry.event_id.0).collect::<Vec<_>>())
-        .bind(rows().map(|entry| entry.event_type.as_str()).collect::<Vec<_>>())
+        .bind(
+            rows()
+                .map(|entry| entry.event_type.as_str())
+                .collect::<Vec<_>>(),
+        )
         .bind(rows().map(|entry| entry.data.as_str()).collect::<Vec<_>>())
         .bind(shown.collect::<Vec<_>>())
-        .bind(rows().map(|entry| entry.created_at.to_utc()).collect::<Vec<_>>());
+        .bind(
+            rows()
+                .map(|entry| entry.created_at.to_utc())
+                .collect::<Vec<_>>(),
+        );
     run(&mut transaction, insert).await?;
     transaction.commit().await.map_err(while_running)?;
     Ok(ImportOutcome::Stored)

@@ -82,9 +82,7 @@ pub(super) async fn events(
     );
     let known: HashMap<AggregateId, (String, i32)> = known.await?.into_iter().collect();
     let follows = |run: &Run<(AggregateId, &str), i32>| match known.get(&run.key.0) {
-        Some((aggregate_type, version)) => {
-            aggregate_type == run.key.1 && version + 1 == run.first
-        }
+        Some((aggregate_type, version)) => aggregate_type == run.key.1 && version + 1 == run.first,
         None => run.first == 1,
     };
     if !runs.iter().all(follows) {
