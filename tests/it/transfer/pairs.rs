@@ -104,7 +104,7 @@ async fn fill(client: &Client) -> Made {
         let input = json!({ "aggregateId": aggregate, "aggregateType": "note", "data": { "mine": [true, "x y"] }, "version": version });
         send(client, write, input).await;
     }
-    let register = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { handler { name } } }";
+    let register = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { name } } }";
     let input = json!({ "name": "copies", "function": "publish:copies", "eventTypes": ["user_created"], "startAfter": "" });
     send(client, register, input).await;
     let page = client

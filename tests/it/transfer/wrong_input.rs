@@ -97,7 +97,7 @@ async fn a_file_that_was_changed_is_an_error() {
             exported.text.replacen("{\"n\":77}", "{\"n\":78}", 1),
             "the events that are stored are not those of the export",
         ),
-        ("an event missing", without(600), "does not follow"),
+        ("an event missing", without(300), "does not follow"),
         (
             "the last event missing",
             without(EVENTS as usize + 1),
