@@ -303,7 +303,7 @@ impl Checksum {
             *word = bytes
                 .iter()
                 .rev()
-                .fold(0, |word, byte| word << 8 | u64::from(*byte));
+                .fold(0, |word, byte| (word << 8) | u64::from(*byte));
         }
         self.join(Self { count: 1, sum });
     }

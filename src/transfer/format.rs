@@ -36,10 +36,6 @@ impl<'de> Deserialize<'de> for Instant {
 /// Any line.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "almost all lines are events, and they are the largest"
-)]
 pub(super) enum Line<'a> {
     /// The first one.
     Export(Header),

@@ -1,6 +1,6 @@
 //! Carrying a whole database elsewhere: to another engine, or to another number of partitions. Floor 4.
 //!
-//! [`export`] writes lines, [`import`] takes them over and then reads all of the target again, to compare checksums.
+//! [`export()`] writes lines, [`import()`] takes them over and then reads all of the target again, to compare checksums.
 
 mod check;
 mod error;
