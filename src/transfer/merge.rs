@@ -18,7 +18,7 @@ pub(super) trait Row: Send + 'static {
     fn created_at(&self) -> Timestamp;
 
     /// Its place in its partition.
-    fn position(&self) -> Position;
+    fn place(&self) -> Position;
 
     /// Reads the next page of a partition.
     fn page(
@@ -36,7 +36,7 @@ impl Row for Event {
         self.created_at
     }
 
-    fn position(&self) -> Position {
+    fn place(&self) -> Position {
         self.position
     }
 
@@ -55,7 +55,7 @@ impl Row for (Entry, Option<AggregateId>) {
         self.0.created_at
     }
 
-    fn position(&self) -> Position {
+    fn place(&self) -> Position {
         self.0.entry_position
     }
 
@@ -91,7 +91,7 @@ impl<T: Row> Pages<T> {
                 let page = T::page(&store, partition, above, up_to).await;
                 let page = page.and_then(|rows| match rows.last() {
                     Some(last) => {
-                        above = last.position();
+                        above = last.place();
                         Ok(rows)
                     }
                     None => Err(StoreError::Inconsistent(format!(
