@@ -47,6 +47,12 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The database has only a part of what it is to have.
+    #[error(
+        "an import into the database was begun and not finished: run `tidings import` again with the whole export, or serve \
+         another database"
+    )]
+    ImportUnfinished,
     /// The database was opened and failed then.
     #[error("the database failed at the start")]
     Store(#[from] StoreError),
@@ -121,10 +127,13 @@ impl App {
         let endpoint = config.observability.otlp_endpoint.as_ref();
         let traces = Traces::start(endpoint, clock.clone())?;
         let store = Store::open(&config.database, config.background.lease, clock.clone()).await?;
+        refuse_unfinished(&store).await?;
         let brings_domain = store.put_in_force(&domain).await?;
         store
             .keep_event_limit(config.limits.max_event_bytes)
             .await?;
+        // An import that begins just now has seen this domain, or its mark is seen here.
+        refuse_unfinished(&store).await?;
         let tail = Tail::start(store.clone(), &config.limits).await?;
         let metrics = Metrics::new(&store, clock.clone(), &config.observability);
         let watch = Watch::new(store.clone());
@@ -269,6 +278,7 @@ impl App {
         let domain = config.domain.load()?;
         let lease = config.background.lease;
         let store = Store::open(&config.database, lease, Arc::new(SystemClock)).await?;
+        refuse_unfinished(&store).await?;
         let in_force = store.domain_in_force().await?;
         if in_force.is_some_and(|in_force| in_force.fingerprint != domain.fingerprint()) {
             return Err(StartError::DomainNotInForce);
@@ -450,6 +460,13 @@ impl App {
         self.tail.stop().await;
         self.traces.stop().await;
         self.store.close().await;
+    }
+}
+
+async fn refuse_unfinished(store: &Store) -> Result<(), StartError> {
+    match store.is_import_unfinished().await? {
+        true => Err(StartError::ImportUnfinished),
+        false => Ok(()),
     }
 }
 

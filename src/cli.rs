@@ -1,6 +1,8 @@
 //! The command line: what can be called, and what each call does. Floor 8.
 
+mod progress;
 mod rebuild;
+mod transfer;
 
 use std::{
     collections::BTreeSet,
@@ -54,6 +56,14 @@ enum Command {
     /// Fold read models again from the first event, while servers run on the database or without any. On SQLite the server
     /// has to be stopped first; without that, the mutation rebuildReadModels does it
     Rebuild(Box<rebuild::Rebuild>),
+    /// Write all that a database has, line by line, to standard output or a file. On PostgreSQL servers may run meanwhile; on
+    /// SQLite the server has to be stopped first
+    #[command(after_help = transfer::EXAMPLES)]
+    Export(Box<transfer::Export>),
+    /// Take over an export into an empty database, of whichever kind and number of partitions, and check that nothing is
+    /// missing. What was cut off goes on where it stopped. No server may run on the database meanwhile
+    #[command(after_help = transfer::EXAMPLES)]
+    Import(Box<transfer::Import>),
     /// Look after the domain: the aggregates with their commands and events
     #[command(subcommand)]
     Domain(DomainCommand),
@@ -124,6 +134,18 @@ pub fn run() -> anyhow::Result<()> {
             config.check()?;
             start_log(&config.log);
             block_on(rebuild::run(config, scope))
+        }
+        Command::Export(export) => {
+            let (config, output) = export.read();
+            config.check()?;
+            start_log(&config.log);
+            block_on(transfer::export(config, output))
+        }
+        Command::Import(import) => {
+            let (config, input) = import.read();
+            config.check()?;
+            start_log(&config.log);
+            block_on(transfer::import(config, input))
         }
         Command::Domain(DomainCommand::Check { file }) => check_domain(&file),
         Command::Schema => match io::stdout().write_all(graphql::sdl().as_bytes()) {

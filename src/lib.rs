@@ -16,3 +16,4 @@ pub mod states;
 pub mod store;
 pub mod tail;
 pub mod traces;
+pub mod transfer;

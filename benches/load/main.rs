@@ -41,6 +41,7 @@ mod server;
 mod soak;
 mod sql;
 mod subscribers;
+mod transfer;
 mod work;
 
 const CONNECTIONS: usize = 64;
@@ -56,9 +57,11 @@ const APPENDS_A_SECOND: u32 = 40;
 const DUMPED_EVENTS: u64 = 300_000;
 /// What is folded anew.
 const REBUILT_EVENTS: u64 = 1_000_000;
+/// What is carried elsewhere.
+const TRANSFERRED_EVENTS: u64 = 1_000_000;
 const OPEN_FILES: u64 = 4096;
 
-const SCENARIOS: [(&str, &str); 14] = [
+const SCENARIOS: [(&str, &str); 15] = [
     (
         "append",
         "appendEvent on fresh aggregates at 64 connections, beside pgbench with the guide's function",
@@ -104,6 +107,10 @@ const SCENARIOS: [(&str, &str); 14] = [
     (
         "handlers",
         "a hundred event handlers, ten of them with dead endpoints: what appends and the other ninety feel of them",
+    ),
+    (
+        "transfer",
+        "a million events by export | import from SQLite with 1 partition to PostgreSQL with 16; once, whatever the rounds",
     ),
     (
         "idle",
@@ -267,8 +274,25 @@ impl Bench {
         {
             self.results.failures.push(format!("handlers: {error}"));
         }
+        if options.has("transfer") && self.results.transferred.is_none() {
+            self.transfer();
+        }
         if options.has("idle") {
             self.idle();
+        }
+    }
+
+    fn transfer(&mut self) {
+        let source = self.sqlite_url("transfer");
+        transfer::fill(&source, TRANSFERRED_EVENTS);
+        let target = self.cluster.create_database();
+        Sql::connect(&target.url).execute("CHECKPOINT");
+        match transfer::run(&source, &target.url, TRANSFERRED_EVENTS) {
+            Ok(run) => {
+                eprintln!("  {:<24} {run:.1?}", "transfer");
+                self.results.transferred = Some(run);
+            }
+            Err(error) => self.results.failures.push(format!("transfer: {error}")),
         }
     }
 

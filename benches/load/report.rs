@@ -8,6 +8,7 @@ use crate::handlers::Handled;
 use crate::measure::{Cpu, Measurement, median};
 use crate::projection::{KeepingUp, Rebuilt, Visible};
 use crate::subscribers::Delivery;
+use crate::transfer::Transferred;
 
 /// Everything that the rounds gave.
 #[derive(Default)]
@@ -24,6 +25,7 @@ pub struct Results {
     pub rebuilds: Vec<(bool, Rebuilt)>,
     pub handled: Vec<(&'static str, Handled)>,
     pub idle: Vec<Idle>,
+    pub transferred: Option<Transferred>,
     pub collecting: Vec<Collecting>,
     /// What could not be measured at all.
     pub failures: Vec<String>,
@@ -247,6 +249,7 @@ impl Results {
         lines.extend(self.handled_lines());
         lines.extend(self.visible_lines());
         lines.extend(self.rebuild_lines());
+        lines.extend(self.transfer_line());
         lines.extend(self.collecting_lines());
         lines.extend(self.idle_lines());
         lines
@@ -479,6 +482,20 @@ impl Results {
             line("rebuild, every one written", true),
             line("  none has changed", false),
         ]
+    }
+
+    fn transfer_line(&self) -> Option<Line> {
+        let run = self.transferred.as_ref()?;
+        let rate = run.events as f64 / run.seconds;
+        Some(Line {
+            what: "export | import, SQLite 1 to PostgreSQL 16",
+            ours: format!("{} events /s", thousands(rate)),
+            other: format!("{} of {} aggregates differ", run.different, run.aggregates),
+            ratio: None,
+            target: "20,000 /s, none",
+            is_met: Some(rate >= 20_000.0 && run.different == 0),
+            note: format!("{} events, checked", thousands(run.events as f64)),
+        })
     }
 
     fn collecting_lines(&self) -> Vec<Line> {

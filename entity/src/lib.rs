@@ -10,6 +10,7 @@ pub mod event_handlers;
 pub mod event_metrics;
 pub mod event_streams;
 pub mod events;
+pub mod imports;
 pub mod partition_locks;
 pub mod read_models;
 pub mod streams;

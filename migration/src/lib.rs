@@ -14,6 +14,7 @@ mod m20261203_000001_revise_handlers;
 mod m20261205_000001_count_timed_events;
 mod m20261206_000001_index_retrying_deliveries;
 mod m20261208_000001_keep_the_limit_of_events;
+mod m20261210_000001_remember_imports;
 pub mod postgres;
 pub mod sqlite;
 
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261205_000001_count_timed_events::Migration),
             Box::new(m20261206_000001_index_retrying_deliveries::Migration),
             Box::new(m20261208_000001_keep_the_limit_of_events::Migration),
+            Box::new(m20261210_000001_remember_imports::Migration),
         ]
     }
 }

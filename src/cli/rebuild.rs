@@ -1,16 +1,8 @@
 //! `tidings rebuild`: folds read models anew, and says how far it is. Floor 8.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::io::{self, Write};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tidings::{
     app::App,
     config::{Config, Database, DomainFile, Log},
@@ -18,8 +10,7 @@ use tidings::{
     store::{RebuildScope, RebuildSize},
 };
 
-/// How often it is said in lines how far it is, where there is no terminal to draw a bar on.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+use super::progress::Progress;
 
 /// Which read models are folded anew, in which database.
 #[derive(Args)]
@@ -64,11 +55,13 @@ impl Rebuild {
 
 /// Folds read models anew.
 pub(super) async fn run(config: Config, scope: RebuildScope) -> anyhow::Result<()> {
-    let progress = Progress::new();
-    let count = App::rebuild(&config, &scope, |size| progress.begin(size), &|events| {
-        progress.advance(events);
-    })
-    .await?;
+    let progress = Progress::new("events");
+    let begin = |size| {
+        let RebuildSize { aggregates, events } = size;
+        let announcement = format!("Folding {events} events of {aggregates} aggregates again …");
+        progress.begin(events, &announcement);
+    };
+    let count = App::rebuild(&config, &scope, begin, &|events| progress.advance(events)).await?;
     progress.end();
     if let RebuildScope::Aggregate(id) = scope
         && count == 0
@@ -78,74 +71,11 @@ pub(super) async fn run(config: Config, scope: RebuildScope) -> anyhow::Result<(
             config.database.url
         );
     }
-    let elapsed = progress.started.elapsed().as_secs_f64();
-    let events = progress.done.load(Ordering::Relaxed);
+    let (elapsed, events) = (progress.seconds(), progress.done());
     writeln!(
         io::stdout(),
         "Read models folded again: {count} (from {events} events, in {elapsed:.1} s)"
     )
     .ok();
     Ok(())
-}
-
-/// How far it is: a bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    is_drawn: bool,
-    started: Instant,
-    all: AtomicU64,
-    done: AtomicU64,
-    said_at: Mutex<Instant>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let is_drawn = io::stderr().is_terminal();
-        let target = match is_drawn {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        Self {
-            bar: ProgressBar::with_draw_target(None, target),
-            is_drawn,
-            started: Instant::now(),
-            all: AtomicU64::new(0),
-            done: AtomicU64::new(0),
-            said_at: Mutex::new(Instant::now()),
-        }
-    }
-
-    fn begin(&self, size: RebuildSize) {
-        let RebuildSize { aggregates, events } = size;
-        self.all.store(events, Ordering::Relaxed);
-        let style = "{wide_bar} {percent}% of {human_len} events, {per_sec}, {eta} to go";
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            self.bar.set_style(style);
-        }
-        self.bar.set_length(events);
-        self.say(&format!(
-            "Folding {events} events of {aggregates} aggregates again …"
-        ));
-    }
-
-    fn advance(&self, events: u64) {
-        let done = self.done.fetch_add(events, Ordering::Relaxed) + events;
-        self.bar.inc(events);
-        let mut said_at = self.said_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.is_drawn && said_at.elapsed() >= LINE_EVERY {
-            *said_at = Instant::now();
-            let all = self.all.load(Ordering::Relaxed);
-            self.say(&format!("{done} of {all} events"));
-        }
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-    }
-
-    fn say(&self, line: &str) {
-        if !self.is_drawn {
-            writeln!(io::stderr(), "{line}").ok();
-        }
-    }
 }

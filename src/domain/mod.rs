@@ -5,6 +5,7 @@
 pub mod access;
 pub mod aggregate;
 pub mod append;
+pub mod canonical;
 pub mod clock;
 pub mod command;
 pub mod contains;
@@ -33,6 +34,7 @@ pub mod version;
 
 pub use access::{Caller, RequestId, Role};
 pub use aggregate::Aggregate;
+pub use canonical::Checksum;
 pub use clock::{Clock, SystemClock};
 pub use command::{Command, CommandStatus, CommandStep, NewCommand};
 pub use cursor::{Cursor, CursorError, Place};

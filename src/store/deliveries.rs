@@ -394,11 +394,12 @@ const COLUMNS: [Column; 10] = [
     Column::UpdatedAt,
 ];
 
-fn select_deliveries() -> SelectStatement {
-    Query::select().columns(COLUMNS).from(Entity).to_owned()
+pub(super) fn select_deliveries() -> SelectStatement {
+    let columns = COLUMNS.map(|column| (Entity, column));
+    Query::select().columns(columns).from(Entity).to_owned()
 }
 
-fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {
+pub(super) fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {
     Ok(Delivery {
         partition: row.partition()?,
         id: DeliveryId(row.next()?),

@@ -369,7 +369,7 @@ fn select_handlers() -> SelectStatement {
         .to_owned()
 }
 
-fn handler(mut row: Row<'_>) -> Result<EventHandler, StoreError> {
+pub(super) fn handler(mut row: Row<'_>) -> Result<EventHandler, StoreError> {
     let id = HandlerId(row.next()?);
     let wrong = |what: &str| StoreError::Inconsistent(format!("the handler {id} has no {what}"));
     let name = HandlerName::stored(row.text()?);

@@ -24,6 +24,17 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn heads(&self) -> Result<Heads, StoreError> {
+        let backend = self.backend.dialect();
+        let statement = Statement::from_string(backend, self.heads_sql());
+        let mut heads = Heads::default();
+        for row in self.read(statement).await? {
+            heads.add(Row::of(&row))?;
+        }
+        Ok(heads)
+    }
+
+    /// The statement that finds them: a row for each partition, in their order.
+    pub(super) fn heads_sql(&self) -> String {
         let mut sql = String::from("WITH partitions (no) AS (VALUES ");
         for partition in self.partitions.iter() {
             let comma = if partition.0 == 0 { "" } else { "," };
@@ -35,14 +46,16 @@ impl Store {
              CAST(COALESCE((SELECT MAX(change_position) FROM read_models WHERE partition_no = no), 0) AS bigint) \
              FROM partitions ORDER BY no",
         );
-        let backend = self.backend.dialect();
-        let mut heads = Heads::default();
-        for row in self.read(Statement::from_string(backend, sql)).await? {
-            let mut row = Row::of(&row);
-            heads.events.push(Position(row.next()?));
-            heads.entries.push(Position(row.next()?));
-            heads.changes.push(Position(row.next()?));
-        }
-        Ok(heads)
+        sql
+    }
+}
+
+impl Heads {
+    /// Adds those of the next partition.
+    pub(super) fn add(&mut self, mut row: Row<'_>) -> Result<(), StoreError> {
+        self.events.push(Position(row.next()?));
+        self.entries.push(Position(row.next()?));
+        self.changes.push(Position(row.next()?));
+        Ok(())
     }
 }

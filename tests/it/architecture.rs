@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Every module of `src/` with its floor. A new module gets its line here.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("domain", 0),
     ("config", 1),
     ("store", 2),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("commands", 4),
     ("projections", 4),
     ("handlers", 4),
+    ("transfer", 4),
     ("app", 5),
     ("graphql", 6),
     ("http", 7),

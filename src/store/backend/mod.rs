@@ -12,16 +12,17 @@ use sea_orm::{
     DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value,
     sea_query::{Expr, SimpleExpr},
 };
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError,
-    bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite,
+    AppendedAcross, Connections, Guard, ImportOutcome, LeaseGrant, LockWaits, OpenError,
+    StoreError, bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite,
 };
 use crate::{
     config::{self, DatabaseKind},
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Entry, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
         Partition, Position, Projected, RebuildOutcome, SaveOutcome, SqlFunctionName, SqlRun,
         SqlRunOutcome, StepOutcome, Timestamp,
@@ -45,6 +46,14 @@ pub(super) trait Backend: Send + Sync {
         statement: Statement,
         max_bytes: usize,
     ) -> Result<Part<QueryResult>, StoreError>;
+
+    /// Runs statements that read, one after another as of one instant, and hands over their rows as they come: each with the
+    /// number of its statement. It ends early where nobody takes them any more.
+    async fn read_together(
+        &self,
+        statements: Vec<Statement>,
+        rows: mpsc::Sender<(usize, QueryResult)>,
+    ) -> Result<(), StoreError>;
 
     /// Runs one statement that writes.
     async fn execute(&self, statement: Statement) -> Result<(), StoreError>;
@@ -239,6 +248,20 @@ pub(super) trait Backend: Send + Sync {
         &self,
         function: &SqlFunctionName,
     ) -> Result<SqlFunctions, StoreError>;
+
+    /// See [`super::Store::import`].
+    async fn import_events(
+        &self,
+        partition: Partition,
+        events: &[Event],
+    ) -> Result<ImportOutcome, StoreError>;
+
+    /// See [`super::Store::import`].
+    async fn import_entries(
+        &self,
+        partition: Partition,
+        entries: &[(Entry, Option<Partition>)],
+    ) -> Result<ImportOutcome, StoreError>;
 
     /// See [`super::Store::doorbell`].
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>>;

@@ -3,6 +3,7 @@
 mod append;
 mod doorbell;
 mod handlers;
+mod import;
 mod leases;
 mod primary;
 mod projection;
@@ -24,6 +25,7 @@ use sea_orm::{
     },
 };
 use sea_query_sqlx::SqlxValues;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -38,14 +40,15 @@ use super::{
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Entry, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
         Partition, Position, Projected, RebuildOutcome, SaveOutcome, SqlFunctionName, SqlRun,
         SqlRunOutcome, StepOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        AppendedAcross, Connections, Guard, LeaseGrant, LockWaits, OpenError, StoreError,
+        AppendedAcross, Connections, Guard, ImportOutcome, LeaseGrant, LockWaits, OpenError,
+        StoreError,
         bounded::Part,
         handlers::{SQL_CALLS_AT_A_TIME, SqlFunctions},
         read_models::ExternalWrite,
@@ -362,6 +365,39 @@ impl Backend for Postgres {
             _ => {}
         }
         self.heed(reading.map(|reading| reading.part).map_err(while_running))
+    }
+
+    async fn read_together(
+        &self,
+        statements: Vec<Statement>,
+        rows: mpsc::Sender<(usize, QueryResult)>,
+    ) -> Result<(), StoreError> {
+        let mut taken = self.readers.take().await.map_err(not_acquired)?;
+        let begun = taken
+            .connection()
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            .await;
+        let mut transaction = begun.map_err(not_begun)?;
+        // Nobody waits for it, and whoever takes the rows may take its time.
+        let patient =
+            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+        (&mut *transaction)
+            .execute(sqlx::raw_sql(patient))
+            .await
+            .map_err(while_running)?;
+        for (number, statement) in statements.into_iter().enumerate() {
+            let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+            let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+            let mut answer = query.fetch(&mut *transaction);
+            while let Some(row) = answer.try_next().await.map_err(while_running)? {
+                if rows.send((number, row.into())).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        transaction.commit().await.map_err(while_running)?;
+        taken.give_back();
+        Ok(())
     }
 
     async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
@@ -723,6 +759,24 @@ impl Backend for Postgres {
         function: &SqlFunctionName,
     ) -> Result<SqlFunctions, StoreError> {
         self.write(async |connection| handlers::find_function(connection, function).await)
+            .await
+    }
+
+    async fn import_events(
+        &self,
+        partition: Partition,
+        events: &[Event],
+    ) -> Result<ImportOutcome, StoreError> {
+        self.write(async |connection| import::events(connection, partition, events).await)
+            .await
+    }
+
+    async fn import_entries(
+        &self,
+        partition: Partition,
+        entries: &[(Entry, Option<Partition>)],
+    ) -> Result<ImportOutcome, StoreError> {
+        self.write(async |connection| import::entries(connection, partition, entries).await)
             .await
     }
 

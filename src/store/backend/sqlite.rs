@@ -2,6 +2,7 @@
 
 mod append;
 mod handlers;
+mod import;
 mod leases;
 mod projection;
 
@@ -25,6 +26,7 @@ use sea_orm::{
     },
 };
 use sea_query_sqlx::SqlxValues;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
@@ -35,15 +37,15 @@ use super::{
 use crate::{
     config,
     domain::{
-        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Event,
+        Aggregate, AggregateId, AggregateType, Checkpoint, CheckpointStep, Command, Entry, Event,
         ExternalModel, FencingToken, HandlerStep, Json, LastError, MetricInterval, NewEntry,
         Partition, Position, Projected, RebuildOutcome, SaveOutcome, SqlFunctionName, SqlRun,
         SqlRunOutcome, StepOutcome, Timestamp,
         append::{AppendRequest, AppendedEntry, AppendedEvent, Outcome},
     },
     store::{
-        AppendedAcross, Connections, LeaseGrant, LockWaits, OpenError, StoreError, bounded::Part,
-        handlers::SqlFunctions, read_models::ExternalWrite,
+        AppendedAcross, Connections, ImportOutcome, LeaseGrant, LockWaits, OpenError, StoreError,
+        bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite,
     },
 };
 
@@ -303,6 +305,29 @@ impl Backend for Sqlite {
             taken.give_back();
         }
         reading.map(|reading| reading.part).map_err(while_running)
+    }
+
+    async fn read_together(
+        &self,
+        statements: Vec<Statement>,
+        rows: mpsc::Sender<(usize, QueryResult)>,
+    ) -> Result<(), StoreError> {
+        let mut taken = self.readers.take().await.map_err(not_acquired)?;
+        let begun = taken.connection().begin_with("BEGIN DEFERRED").await;
+        let mut transaction = begun.map_err(not_begun)?;
+        for (number, statement) in statements.into_iter().enumerate() {
+            let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
+            let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
+            let mut answer = query.fetch(&mut *transaction);
+            while let Some(row) = answer.try_next().await.map_err(while_running)? {
+                if rows.send((number, row.into())).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        transaction.commit().await.map_err(while_running)?;
+        taken.give_back();
+        Ok(())
     }
 
     async fn execute(&self, statement: Statement) -> Result<(), StoreError> {
@@ -638,6 +663,30 @@ impl Backend for Sqlite {
         _function: &SqlFunctionName,
     ) -> Result<SqlFunctions, StoreError> {
         Ok(SqlFunctions::NotSupported)
+    }
+
+    async fn import_events(
+        &self,
+        partition: Partition,
+        events: &[Event],
+    ) -> Result<ImportOutcome, StoreError> {
+        self.write(async |connection| {
+            let outcome = import::events(connection, partition, events).await?;
+            Ok((outcome, End::Commit))
+        })
+        .await
+    }
+
+    async fn import_entries(
+        &self,
+        partition: Partition,
+        entries: &[(Entry, Option<Partition>)],
+    ) -> Result<ImportOutcome, StoreError> {
+        self.write(async |connection| {
+            let outcome = import::entries(connection, partition, entries).await?;
+            Ok((outcome, End::Commit))
+        })
+        .await
     }
 
     fn doorbell(&self) -> Option<Arc<dyn Doorbell>> {

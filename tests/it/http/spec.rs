@@ -385,9 +385,16 @@ async fn large_bodies_are_bounded_together() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     let (_, answer) = answer.split_once("\r\n\r\n").unwrap();
     let answer: Value = serde_json::from_str(answer).unwrap();
+    let extensions = &answer["errors"][0]["extensions"];
+    let id = &extensions["requestId"];
+    assert!(
+        id.as_str()
+            .is_some_and(|id| id.parse::<uuid::Uuid>().is_ok()),
+        "{extensions}"
+    );
     assert_eq!(
-        answer["errors"][0]["extensions"],
-        json!({ "code": "UNAVAILABLE", "outcome": "NOT_DONE", "retryAfterMs": 1000 })
+        *extensions,
+        json!({ "code": "UNAVAILABLE", "outcome": "NOT_DONE", "retryAfterMs": 1000, "requestId": id })
     );
     // In pieces, without a length that says how much will come.
     let pieces = [body.clone()].map(Ok::<_, std::io::Error>);
