@@ -16,7 +16,7 @@ const SCHEMES: [&str; 3] = ["sqlite:", "postgres:", "postgresql:"];
 pub struct DatabaseUrls(Vec<DatabaseUrl>);
 
 impl DatabaseUrls {
-    /// Which database the first of them names: all are of one kind where [`DatabaseUrls::problem`] has none.
+    /// Which database the first of them names: all are of one kind where `problem` has none.
     #[must_use]
     pub fn kind(&self) -> DatabaseKind {
         self.0[0].kind()
