@@ -51,6 +51,12 @@ pub async fn install_code(connection: &DatabaseConnection) -> Result<(), DbErr> 
     for statement in statements {
         connection.execute_unprepared(statement).await?;
     }
+    if connection.get_database_backend() == DbBackend::Postgres {
+        // Sent as one they are one transaction: no client finds a function without its settings.
+        connection
+            .execute_unprepared(&postgres::FUNCTIONS.concat())
+            .await?;
+    }
     Ok(())
 }
 

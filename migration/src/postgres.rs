@@ -1,7 +1,10 @@
 //! PostgreSQL's functions and triggers, one file each.
 
-/// The statements in the order of their installation.
-pub const CODE: &[&str] = &[
+/// Triggers.
+pub const CODE: &[&str] = &[include_str!("../sql/postgres/triggers.sql")];
+
+/// Functions in the order of their installation, and their settings, which creating them anew takes away.
+pub const FUNCTIONS: &[&str] = &[
     include_str!("../sql/postgres/functions/tidings_append_events.sql"),
     include_str!("../sql/postgres/functions/tidings_append_entries.sql"),
     include_str!("../sql/postgres/functions/tidings_save_read_models.sql"),
@@ -50,5 +53,4 @@ pub const CODE: &[&str] = &[
     include_str!("../sql/postgres/functions/record_event_metrics.sql"),
     include_str!("../sql/postgres/functions/get_event_metrics.sql"),
     include_str!("../sql/postgres/client_settings.sql"),
-    include_str!("../sql/postgres/triggers.sql"),
 ];

@@ -32,7 +32,9 @@ impl App {
         // By itself: a figure that is slow does not make a database that answers seem away.
         let pinged = self.store.ping(PING_TIMEOUT).await;
         let database = match &pinged {
-            Ok(()) => DatabaseFigures::read(&self.store, FIGURE_TIMEOUT).await,
+            Ok(()) => {
+                DatabaseFigures::read(&self.store, FIGURE_TIMEOUT, self.handlers.probe_time()).await
+            }
             Err(error) => {
                 let error = error as &dyn Error;
                 tracing::warn!(error, "the database has no figures for the metrics");

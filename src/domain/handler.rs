@@ -42,8 +42,7 @@ impl EventHandler {
     /// probe may take. Every server says the same, for it follows from what is stored.
     #[must_use]
     pub fn is_paused(&self, now: Timestamp, probe: Duration) -> bool {
-        let until = self.paused_until.map(|until| until.after(probe));
-        until.is_some_and(|until| until > now)
+        is_paused(self.paused_until, now, probe)
     }
 
     /// Whether it wants an event.
@@ -51,6 +50,12 @@ impl EventHandler {
     pub fn wants(&self, event: &Event) -> bool {
         self.event_types.is_empty() || self.event_types.binary_search(&event.event_type).is_ok()
     }
+}
+
+/// Whether a pause that is stored has not come to its end, with the time that the probe behind it may take.
+#[must_use]
+pub fn is_paused(until: Option<Timestamp>, now: Timestamp, probe: Duration) -> bool {
+    until.is_some_and(|until| until.after(probe) > now)
 }
 
 impl HandlerId {

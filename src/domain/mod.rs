@@ -51,6 +51,7 @@ pub use event::{Event, NewEvent};
 pub use filter::EventFilter;
 pub use handler::{
     EventHandler, FunctionError, HandlerFunction, SqlFunctionName, WebhookUrl, check_handler_name,
+    is_paused,
 };
 pub use id::{AggregateId, CommandId, DatabaseId, DeliveryId, EventId, HandlerId};
 pub use json::{Json, JsonError};

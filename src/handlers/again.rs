@@ -1,9 +1,10 @@
 //! Giving one event again to whoever handles its type, now and whatever was done with it before. Floor 4.
 
-use std::sync::Arc;
+use std::{panic::resume_unwind, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::{Handlers, batches::entry_of, delays::retry_delay};
 use crate::{
@@ -38,7 +39,13 @@ impl Handlers {
         let given: Vec<_> = stream::iter(wanting)
             .map(|handler| {
                 let (handlers, event) = (self.clone(), event.clone());
-                async move { handlers.give_to(handler, event).await }
+                let given = async move { handlers.give_to(handler, event).await };
+                // What a call has come to is stored also where whoever asked for it has gone away.
+                let task = tokio::spawn(given.in_current_span());
+                async {
+                    task.await
+                        .unwrap_or_else(|ended| resume_unwind(ended.into_panic()))
+                }
             })
             .buffered(AT_A_TIME)
             .collect()

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, sleep_until},
@@ -47,7 +48,9 @@ struct Request {
 /// Where the handlers of a partition hand in what they have come to.
 #[derive(Clone)]
 pub(super) struct Committer {
-    requests: mpsc::Sender<Request>,
+    plain: mpsc::Sender<Request>,
+    /// For steps with entries. These wait for the locks of streams, which SQL clients may hold for long; others need none.
+    publishing: mpsc::Sender<Request>,
 }
 
 impl Committer {
@@ -55,7 +58,12 @@ impl Committer {
     /// waits for it ends as well.
     pub(super) async fn save(&self, step: HandlerStep) -> Saved {
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request { step, answer }).await.is_ok()
+        let requests = if step.entries.is_empty() {
+            &self.plain
+        } else {
+            &self.publishing
+        };
+        if requests.send(Request { step, answer }).await.is_ok()
             && let Ok(saved) = answered.await
         {
             return saved;
@@ -72,22 +80,25 @@ pub(super) fn committer(
     token: FencingToken,
     stop: CancellationToken,
 ) -> (Committer, impl Future<Output = ()> + Send) {
-    let (requests, waiting) = mpsc::channel(QUEUE);
-    let run = Run {
-        store,
-        tail,
+    let run = |waiting| Run {
+        store: store.clone(),
+        tail: tail.clone(),
         partition,
         token,
         waiting,
         postponed: VecDeque::new(),
     };
+    let (plain, waiting) = mpsc::channel(QUEUE);
+    let storing = run(waiting);
+    let (publishing, waiting) = mpsc::channel(QUEUE);
+    let appending = run(waiting);
     let running = async move {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = run.run() => {}
+            _ = join(storing.run(), appending.run()) => {}
         }
     };
-    (Committer { requests }, running)
+    (Committer { plain, publishing }, running)
 }
 
 struct Run {

@@ -250,7 +250,13 @@ impl Handlers {
     /// Whether a handler waits at its place because its endpoint failed many times in a row.
     #[must_use]
     pub fn is_paused(&self, handler: &EventHandler) -> bool {
-        handler.is_paused(self.clock.now(), self.config.time_out + PROBE_SLACK)
+        handler.is_paused(self.clock.now(), self.probe_time())
+    }
+
+    /// How long it may take from the end of a pause until what came of the probe is stored.
+    #[must_use]
+    pub fn probe_time(&self) -> Duration {
+        self.config.time_out + PROBE_SLACK
     }
 
     /// All handlers, sorted by name, as they are stored.

@@ -73,7 +73,7 @@ const FIGURES: [&str; 5] = [
 
 impl DatabaseFigures {
     /// Asks the database, for one figure after another: each has the same time, and one that is late does not make the others late.
-    pub async fn read(store: &Store, time_out: Duration) -> Self {
+    pub async fn read(store: &Store, time_out: Duration, probe: Duration) -> Self {
         let [places, handlers, deliveries, pending_commands, faulted] = FIGURES;
         let places_of = async {
             // Before the heads: a lag is never too small for what was read later.
@@ -89,7 +89,7 @@ impl DatabaseFigures {
         };
         Self {
             places: figure_of(places, time_out, places_of).await,
-            handlers: figure_of(handlers, time_out, store.handler_names())
+            handlers: figure_of(handlers, time_out, store.handler_names(probe))
                 .await
                 .map(by_id),
             deliveries: figure_of(deliveries, time_out, store.delivery_counts()).await,

@@ -1,5 +1,7 @@
 //! Figures of the database as a whole, for those who watch over it: places, what waits, connections. Floor 2.
 
+use std::time::Duration;
+
 use sea_orm::{
     Statement,
     sea_query::{Expr, Func, Query},
@@ -7,7 +9,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{Store, StoreError, rows::Row};
-use crate::domain::{Partition, Position};
+use crate::domain::{Partition, Position, is_paused};
 
 /// So many deliveries of one status are counted of a handler in a partition; more are told as these.
 const MOST_COUNTED: u64 = 10_000;
@@ -88,11 +90,12 @@ impl Store {
         self.select(&select).await?.iter().map(place).collect()
     }
 
-    /// The event handlers by name, and whether each is paused.
+    /// The event handlers by name, and whether each is paused; `probe` is the time that a probe behind a pause may take.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn handler_names(&self) -> Result<Vec<HandlerPlace>, StoreError> {
+    pub async fn handler_names(&self, probe: Duration) -> Result<Vec<HandlerPlace>, StoreError> {
+        let now = self.clock.now();
         let select = Query::select()
             .columns(["id", "handler_name", "paused_until"])
             .from("event_handlers")
@@ -103,7 +106,7 @@ impl Store {
             Ok(HandlerPlace {
                 id: row.next()?,
                 name: row.next()?,
-                is_paused: row.optional_instant()?.is_some(),
+                is_paused: is_paused(row.optional_instant()?, now, probe),
             })
         };
         self.select(&select).await?.iter().map(handler).collect()

@@ -113,6 +113,10 @@ impl Store {
                     asked: source,
                 }));
             }
+            // Once it was finished and a server has begun, the database has a life of its own.
+            Some((_, true)) if self.has_rows("domains").await? => {
+                return Ok(Err(ImportRefusal::Served));
+            }
             Some(_) => {}
             None => {
                 for table in Self::filled_by_others() {

@@ -21,6 +21,9 @@ DECLARE
     v_error text;
     v_is_queued boolean;
     v_waits boolean;
+    v_has_locks boolean := false;
+    v_partition_no smallint;
+    v_revised uuid[] := '{}';
 BEGIN
     p_event_id := tidings_check_id('p_event_id', p_event_id);
     SELECT e.* INTO v_event
@@ -31,24 +34,29 @@ BEGIN
         RETURN false;
     END IF;
 
-    -- The locks of streams come first, in ascending order, as for all who append to several.
-    PERFORM FROM partition_locks l
-    WHERE l.log = 'entries' AND l.partition_no IN (
-        SELECT tidings_partition_of(convert_to(substr(h.handler_function, 9), 'UTF8'))
-        FROM event_handlers h
-        WHERE h.is_active AND h.handler_function LIKE 'publish:%'
-              AND (h.event_types = '[]' OR h.event_types ? v_event.event_type)
-    )
-    ORDER BY l.partition_no
-    FOR UPDATE;
-
     FOR v_handler IN
         SELECT h.id, h.handler_name, h.handler_function
         FROM event_handlers h
         WHERE h.is_active AND (h.event_types = '[]' OR h.event_types ? v_event.event_type)
-        ORDER BY h.handler_name
+        -- Those that publish come last: nobody who appends to their streams waits for what the others do.
+        ORDER BY h.handler_function LIKE 'publish:%', h.handler_name
     LOOP
         v_error := NULL;
+        IF v_handler.handler_function LIKE 'publish:%' AND NOT v_has_locks THEN
+            -- In ascending order, as for all who append to several.
+            FOR v_partition_no IN
+                SELECT DISTINCT tidings_partition_of(convert_to(substr(h.handler_function, 9), 'UTF8'))
+                FROM event_handlers h
+                WHERE h.is_active AND h.handler_function LIKE 'publish:%'
+                      AND (h.event_types = '[]' OR h.event_types ? v_event.event_type)
+                ORDER BY 1
+            LOOP
+                PERFORM FROM partition_locks l
+                WHERE l.partition_no = v_partition_no AND l.log = 'entries'
+                FOR UPDATE;
+            END LOOP;
+            v_has_locks := true;
+        END IF;
         v_is_queued := false;
         IF v_handler.handler_function = 'log' THEN
             RAISE LOG 'handler %: event % (%) of the aggregate % (%), version %: %', v_handler.handler_name, v_event.id,
@@ -68,7 +76,7 @@ BEGIN
                 END IF;
                 EXECUTE v_call USING v_event.id, v_event.aggregate_id, v_event.event_data;
             EXCEPTION WHEN assert_failure OR OTHERS THEN
-                v_error := SQLERRM;
+                v_error := coalesce(nullif(SQLERRM, ''), 'it failed without a word');
             END;
         ELSE
             v_is_queued := true;
@@ -77,11 +85,14 @@ BEGIN
 
         IF v_error IS NOT NULL THEN
             RAISE WARNING 'the handler % has failed, and is tried again: %', v_handler.handler_name, v_error;
+            v_error := left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500);
         END IF;
         -- Whoever changes deliveries of a handler has locked its checkpoint.
         PERFORM FROM checkpoints c
         WHERE c.partition_no = v_event.partition_no AND c.name = 'handler:' || v_handler.id::text
+              AND c.position >= v_event.position
         FOR UPDATE;
+        -- An event that the handler has not come to is not stored: it comes to it by itself.
         CONTINUE WHEN NOT FOUND;
         -- One that is due may be in a server's hand, which takes it away when it is done: then another one waits behind it.
         UPDATE deliveries d
@@ -107,14 +118,15 @@ BEGIN
             VALUES (
                 v_event.partition_no, tidings_new_id(), v_handler.id, v_event.position, v_event.aggregate_id,
                 CASE WHEN v_waits THEN 'WAITING' ELSE 'RETRYING' END, CASE WHEN v_is_queued THEN 0 ELSE 1 END,
-                left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500),
+                v_error,
                 CASE WHEN NOT v_waits THEN clock_timestamp() + c_retry_delay END, clock_timestamp()
             );
         END IF;
         PERFORM tidings_promote_deliveries(v_event.partition_no, ARRAY[v_handler.id], ARRAY[v_event.aggregate_id]);
-        -- Its dispatchers, on whichever server, look at it.
-        UPDATE event_handlers h SET revision = h.revision + 1 WHERE h.id = v_handler.id;
+        v_revised := v_revised || v_handler.id;
     END LOOP;
+    -- Their dispatchers, on whichever server, look at it.
+    UPDATE event_handlers h SET revision = h.revision + 1 WHERE h.id = ANY (v_revised);
     RETURN true;
 END;
 $$;

@@ -75,6 +75,10 @@ BEGIN
         END IF;
     END IF;
 
+    IF (SELECT count(*) >= 10000 FROM event_handlers h)
+       AND NOT EXISTS (SELECT FROM event_handlers h WHERE h.handler_name = p_handler_name) THEN
+        RAISE EXCEPTION 'there are 10000 event handlers already: remove one first' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     INSERT INTO event_handlers AS h (id, handler_name, event_types, handler_function, is_active, created_at, revision)
     VALUES (v_id, p_handler_name, jsonb_build_array(p_event_type), v_function, true, clock_timestamp(), 0)
     ON CONFLICT (handler_name) DO UPDATE
@@ -84,14 +88,14 @@ BEGIN
         revision = h.revision + 1
     RETURNING h.id INTO v_registered;
 
-    IF v_registered = v_id THEN
-        INSERT INTO checkpoints (partition_no, name, position, fence)
-        SELECT l.partition_no, 'handler:' || v_id::text, coalesce(e.position, 0), 0
-        FROM partition_locks l
-        LEFT JOIN LATERAL (
-            SELECT k.position FROM events k WHERE k.partition_no = l.partition_no ORDER BY k.position DESC LIMIT 1
-        ) e ON true
-        WHERE l.log = 'events';
-    END IF;
+    -- Also those of one whose removal was broken off.
+    INSERT INTO checkpoints (partition_no, name, position, fence)
+    SELECT l.partition_no, 'handler:' || v_registered::text, coalesce(e.position, 0), 0
+    FROM partition_locks l
+    LEFT JOIN LATERAL (
+        SELECT k.position FROM events k WHERE k.partition_no = l.partition_no ORDER BY k.position DESC LIMIT 1
+    ) e ON true
+    WHERE l.log = 'events'
+    ON CONFLICT DO NOTHING;
 END;
 $$;

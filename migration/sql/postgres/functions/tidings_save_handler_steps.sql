@@ -92,10 +92,12 @@ DECLARE
     v_found record;
 BEGIN
     IF v_entries > 0 THEN
-        PERFORM FROM partition_locks l
-        WHERE l.partition_no = ANY (p_stream_partition_no) AND l.log = 'entries'
-        ORDER BY l.partition_no
-        FOR UPDATE;
+        -- One by one: an engine that shards locks in one place at a time.
+        FOR v_stream_partition_no IN SELECT DISTINCT s FROM unnest(p_stream_partition_no) AS s ORDER BY 1 LOOP
+            PERFORM FROM partition_locks l
+            WHERE l.partition_no = v_stream_partition_no AND l.log = 'entries'
+            FOR UPDATE;
+        END LOOP;
     END IF;
 
     FOR v_found IN
