@@ -148,7 +148,12 @@ async fn a_temporary_table_takes_no_tables_place(partitions: u8) {
 }
 
 async fn sql_clients_are_held_to_the_servers_own_limit(partitions: u8) {
-    let server = start(partitions, |config| config.limits.max_event_bytes = 1000).await;
+    let server = start(partitions, |config| {
+        config.limits.max_event_bytes = 1000;
+        // It would publish events of users.
+        config.background.enabled = false;
+    })
+    .await;
     let mut sql = Sql::connect(&server).await;
     let append = |chars: usize| {
         format!(

@@ -90,9 +90,10 @@ BEGIN
         -- Whoever changes deliveries of a handler has locked its checkpoint.
         PERFORM FROM checkpoints c
         WHERE c.partition_no = v_event.partition_no AND c.name = 'handler:' || v_handler.id::text
-              AND c.position >= v_event.position
+              AND (v_is_queued OR c.position >= v_event.position)
         FOR UPDATE;
-        -- An event that the handler has not come to is not stored: it comes to it by itself.
+        -- A function comes by itself to an event that it has not come to: stored too, it would be called twice. Whether a webhook
+        -- has, the checkpoint does not tell, for it is written later.
         CONTINUE WHEN NOT FOUND;
         -- One that is due may be in a server's hand, which takes it away when it is done: then another one waits behind it.
         UPDATE deliveries d
