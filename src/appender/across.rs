@@ -22,7 +22,7 @@ use crate::{
         Event, NewEvent, Partition, Timestamp,
         append::{AppendRequest, AppendedEvent, BatchReport, Committed, LogName, Outcome, Refusal},
     },
-    store::{AppendedAcross, GivingWay, LockWaits, Store, StoreError},
+    store::{AppendedAcross, LockWaits, Store, StoreError},
     traces::Span,
 };
 
@@ -184,7 +184,7 @@ impl Across {
         events: &[NewEvent],
     ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
         let ids = || events.iter().map(|event| event.id.0).collect();
-        let mut giving_way = GivingWay::begin();
+        let mut giving_way = self.store.giving_way();
         let began = Instant::now();
         let mut held = None;
         let mut patience = SHORT_WAIT;

@@ -11,7 +11,7 @@ use crate::{
             AppendRequest, AppendedEntry, AppendedEvent, CommandChange, Committed, LogName, Outcome,
         },
     },
-    store::{Store, StoreError},
+    store::{GivingWay, Store, StoreError},
 };
 
 /// One partition of one log.
@@ -30,6 +30,9 @@ pub(super) trait Log: Send + Sync + 'static {
 
     /// The partition.
     fn partition(&self) -> Partition;
+
+    /// For a batch that is about to be committed.
+    fn giving_way(&self) -> GivingWay;
 
     /// The events among what was stored.
     fn events(stored: &[Arc<Self::Stored>]) -> &[Arc<Event>];
@@ -123,6 +126,10 @@ impl Log for EventLog {
 
     fn partition(&self) -> Partition {
         self.partition
+    }
+
+    fn giving_way(&self) -> GivingWay {
+        self.store.giving_way()
     }
 
     fn events(stored: &[Arc<Event>]) -> &[Arc<Event>] {
@@ -254,6 +261,10 @@ impl Log for EntryLog {
 
     fn partition(&self) -> Partition {
         self.partition
+    }
+
+    fn giving_way(&self) -> GivingWay {
+        self.store.giving_way()
     }
 
     fn events(_: &[Arc<Entry>]) -> &[Arc<Event>] {

@@ -31,7 +31,7 @@ use crate::{
         NewEvent, Partition, Timestamp,
         append::{AppendRequest, BatchReport, Committed, LogName, Outcome, Refusal},
     },
-    store::{GivingWay, Store, StoreError},
+    store::{Store, StoreError},
     traces::Traces,
 };
 use across::Across;
@@ -409,7 +409,7 @@ async fn create_aggregate(
     id: AggregateId,
     aggregate_type: AggregateType,
 ) -> Result<(Aggregate, bool), AppendError> {
-    let mut giving_way = GivingWay::begin();
+    let mut giving_way = store.giving_way();
     loop {
         match store.create_aggregate(id, &aggregate_type).await {
             Ok(made) => return Ok(made),

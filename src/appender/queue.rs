@@ -20,7 +20,7 @@ use crate::{
         Timestamp,
         append::{BatchReport, Outcome, Refusal},
     },
-    store::{GivingWay, StoreError},
+    store::StoreError,
     traces::{Span, Traces},
 };
 
@@ -244,7 +244,7 @@ impl<L: Log> Committer<L> {
 
     async fn try_commit(&self, batch: &[Waiting<L>]) -> Result<Vec<Outcome<L::Place>>, StoreError> {
         let requests: Vec<&L::Request> = batch.iter().map(|waiting| &waiting.request).collect();
-        let mut giving_way = GivingWay::begin();
+        let mut giving_way = self.log.giving_way();
         loop {
             match self.log.commit(&requests).await {
                 Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
@@ -321,7 +321,10 @@ fn size_of<L: Log>(batch: &[Waiting<L>]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
+    use std::{
+        sync::{Mutex, PoisonError},
+        time::Duration,
+    };
 
     use futures_util::future::join_all;
     use uuid::Uuid;
@@ -332,6 +335,7 @@ mod tests {
         Event, Partition, TraceParent,
         append::{CommandChange, Committed, LogName},
     };
+    use crate::store::GivingWay;
 
     /// A log whose database fails for one request, or for all.
     #[derive(Clone)]
@@ -365,6 +369,10 @@ mod tests {
 
         fn partition(&self) -> Partition {
             Partition(0)
+        }
+
+        fn giving_way(&self) -> GivingWay {
+            GivingWay::begin(Duration::ZERO)
         }
 
         fn events(_: &[Arc<u128>]) -> &[Arc<Event>] {

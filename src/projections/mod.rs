@@ -26,7 +26,7 @@ use crate::{
         AggregateId, Domain, ExternalModel, ExternalOutcome, Folded, Json, Partition, Position,
         ReadModel, ReadModelSource, append::Committed,
     },
-    store::{GivingWay, RebuildScope, Store, StoreError},
+    store::{RebuildScope, Store, StoreError},
     tail::Tail,
     traces::Traces,
 };
@@ -111,7 +111,7 @@ impl Projections {
     }
 
     async fn write_and_tell(&self, model: ExternalModel) -> Result<ExternalOutcome, StoreError> {
-        let mut giving_way = GivingWay::begin();
+        let mut giving_way = self.store.giving_way();
         let outcome = loop {
             match self.store.write_read_model(model.clone()).await {
                 Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}

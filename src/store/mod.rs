@@ -88,6 +88,12 @@ impl Store {
         self.lock_timeout
     }
 
+    /// For a transaction that is about to be tried, and that others may make the victim of a deadlock.
+    #[must_use]
+    pub fn giving_way(&self) -> GivingWay {
+        GivingWay::begin(self.lock_timeout)
+    }
+
     /// Which database it is: `sqlite` or `postgres`.
     #[must_use]
     pub fn kind(&self) -> &'static str {

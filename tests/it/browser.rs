@@ -2,13 +2,14 @@
 //! that people use, and the audits of the GraphQL-over-HTTP specification. The scripts live in `tests/browser/`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use crate::support::server::{TestServer, TestServerBuilder, free_port};
+use crate::support::{
+    in_process::{Database, Engine},
+    script,
+    server::{TestServer, TestServerBuilder, free_port},
+};
 
-/// Beyond this a script hangs.
-const LIMIT: Duration = Duration::from_secs(120);
 const BROWSERS: [&str; 4] = [
     "chromium",
     "chromium-browser",
@@ -73,7 +74,16 @@ fn a_page_of_an_allowed_origin_can_do_what_is_regular() {
 }
 
 #[test]
-fn a_receiver_that_others_wrote_gets_every_event_signed_and_in_order() {
+fn a_receiver_that_others_wrote_gets_every_event_signed_and_in_order_on_sqlite() {
+    give_to_receiver(Engine::Sqlite);
+}
+
+#[test]
+fn a_receiver_that_others_wrote_gets_every_event_signed_and_in_order_on_postgres() {
+    give_to_receiver(Engine::Postgres);
+}
+
+fn give_to_receiver(engine: Engine) {
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let eager = |server: TestServerBuilder| {
         server.env("TIDINGS_WEBHOOK_SECRET", SECRET).arguments([
@@ -84,51 +94,42 @@ fn a_receiver_that_others_wrote_gets_every_event_signed_and_in_order() {
             "--handler-attempts=1000",
         ])
     };
-    run_script("webhooks.mjs", eager, &[("WEBHOOK_SECRET", SECRET)]);
+    run_script_on(engine, "webhooks.mjs", eager, &[("WEBHOOK_SECRET", SECRET)]);
 }
 
-/// Runs one script with `TIDINGS_URL` set to a server on a fresh SQLite file; it succeeds by ending with status 0.
+/// Runs one script with `TIDINGS_URL` set to a server on a fresh SQLite file.
 fn run_script(
     name: &str,
     configure: impl FnOnce(TestServerBuilder) -> TestServerBuilder,
     environment: &[(&str, &str)],
 ) {
-    let folder = tempfile::tempdir().expect("a temp folder can be made");
-    let database_url = format!("sqlite://{}", folder.path().join("tidings.db").display());
-    let server = configure(TestServer::on(&database_url)).start();
+    run_script_on(Engine::Sqlite, name, configure, environment);
+}
+
+/// The same on a database of any kind.
+fn run_script_on(
+    engine: Engine,
+    name: &str,
+    configure: impl FnOnce(TestServerBuilder) -> TestServerBuilder,
+    environment: &[(&str, &str)],
+) {
+    let database = Database::make(engine);
+    let server = configure(TestServer::on(&database.url())).start();
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
         scripts.join("node_modules").is_dir(),
         "the npm packages of tests/browser are not there: run scripts/setup, or npm ci in {}",
         scripts.display()
     );
-    // Its output goes where the test's goes, so a hanging script shows how far it came.
-    let mut script = Command::new("node")
+    let mut command = Command::new("node");
+    command
         .arg(scripts.join(name))
         .current_dir(&scripts)
         .env_remove("TIDINGS_TOKEN")
         .env("TIDINGS_URL", server.url())
         .env("CHROMIUM", browser())
-        .envs(environment.iter().copied())
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("node starts: install Node.js 20 or newer");
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = script.try_wait().expect("a child can be waited for") {
-            break status;
-        }
-        if started.elapsed() > LIMIT {
-            let _ = script.kill();
-            let _ = script.wait();
-            panic!("{name} has not ended after {LIMIT:?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert!(
-        status.success(),
-        "{name} ended with {status}; its output is above"
-    );
+        .envs(environment.iter().copied());
+    script::run(name, command);
 }
 
 /// The browser to drive: the one that `CHROMIUM` names, or the first that is installed.

@@ -2,13 +2,10 @@
 //! virtual environment beside what cargo builds.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use super::{on_postgres, start};
-
-/// Beyond this a script hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::support::script;
 
 on_postgres!(a_python_program_calls_every_function);
 
@@ -27,30 +24,13 @@ fn run_script(name: &str, database_url: &str) {
         python.display()
     );
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python");
-    let mut script = Command::new(python)
+    let mut command = Command::new(python);
+    command
         // It leaves nothing behind in the repository.
         .arg("-B")
         .arg(scripts.join(name))
-        .env("DATABASE_URL", database_url)
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("Python starts");
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = script.try_wait().expect("a child can be waited for") {
-            break status;
-        }
-        if started.elapsed() > LIMIT {
-            let _ = script.kill();
-            let _ = script.wait();
-            panic!("{name} has not ended after {LIMIT:?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert!(
-        status.success(),
-        "{name} ended with {status}; its output is above"
-    );
+        .env("DATABASE_URL", database_url);
+    script::run(name, command);
 }
 
 fn python() -> PathBuf {

@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod projected;
 pub mod proxy;
 pub mod receiver;
+pub mod script;
 pub mod server;
 pub mod sql_clients;
 
