@@ -49,15 +49,14 @@ impl Store {
                     .map_err(classified),
                 Err(_) => Ok(()),
             };
-            backend.unlock_migrations().await.map_err(failed)?;
-            migrated.and(settled)?;
+            // Why it failed says more than why it cannot be unlocked.
+            let unlocked = backend.unlock_migrations().await.map_err(failed);
+            migrated.and(settled).and(unlocked)?;
         }
-        let pending = match Migrator::get_pending_migrations_read_only(connection).await {
-            Ok(pending) => pending.len(),
-            // Without --migrate nothing makes the table that lists the migrations.
-            Err(_) if !config.migrate => Migrator::migrations().len(),
-            Err(error) => return Err(classified(error)),
-        };
+        let pending = Migrator::get_pending_migrations_read_only(connection)
+            .await
+            .map_err(classified)?
+            .len();
         if pending > 0 {
             return Err(OpenError::NotMigrated { pending });
         }

@@ -13,7 +13,10 @@ mod stream;
 mod watch;
 mod window;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::sync::{Notify, watch as heads_watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -72,6 +75,8 @@ pub struct Tail {
     look: Notify,
     /// Rung when this server has committed something that other servers want to know.
     committed: Notify,
+    /// Whether something of this was committed behind what is not known here yet.
+    untold: AtomicBool,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -169,6 +174,7 @@ impl Tail {
             commands: CommandBell::new(store.partitions()),
             look: Notify::new(),
             committed: Notify::new(),
+            untold: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             store,
@@ -229,9 +235,12 @@ impl Tail {
             }
         };
         if extended == Extended::Gap {
+            // The other servers are told once what lies between is known here: heads from before it are no news to them.
+            self.untold.store(true, Ordering::Release);
             self.look.notify_one();
+        } else {
+            self.committed.notify_one();
         }
-        self.committed.notify_one();
     }
 
     /// The bell of those who work on commands.

@@ -1,6 +1,9 @@
 //! The tasks that keep the windows up to date, and the doorbell between servers. Floor 3.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -41,7 +44,15 @@ pub(super) async fn look(tail: Arc<Tail>) {
             () = tail.look.notified() => {}
             _ = poll.tick(), if shared && followed => {}
         }
-        if let Err(error) = look_once(&tail).await {
+        // Asked before: what is committed while this looks has it look once more.
+        let untold = tail.untold.swap(false, Ordering::Acquire);
+        let looked = look_once(&tail).await;
+        if untold && looked.is_ok() {
+            tail.committed.notify_one();
+        } else if untold {
+            tail.untold.store(true, Ordering::Release);
+        }
+        if let Err(error) = looked {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the log cannot be read; trying again"

@@ -8,6 +8,13 @@ BEGIN
 END;
 $$;
 
-CREATE OR REPLACE TRIGGER events_refuse_change
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON events
-    FOR EACH STATEMENT EXECUTE FUNCTION tidings_refuse_event_change();
+-- Once only: to replace it is to wait for every transaction that has appended, and to have all appends wait behind that.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'events'::regclass AND tgname = 'events_refuse_change') THEN
+        CREATE TRIGGER events_refuse_change
+            BEFORE UPDATE OR DELETE OR TRUNCATE ON events
+            FOR EACH STATEMENT EXECUTE FUNCTION tidings_refuse_event_change();
+    END IF;
+END;
+$$;

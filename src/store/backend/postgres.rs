@@ -110,28 +110,34 @@ impl Postgres {
         let idle = lease
             .mul_f64(IDLE_IN_TRANSACTION_OF_LEASE)
             .min(MAX_IDLE_IN_TRANSACTION);
-        let pool = |idle_in_transaction, statement_timeout, most| {
-            let options = PgPoolOptions::new()
-                .max_connections(most)
+        let most = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
                 .acquire_timeout(config.acquire_timeout)
                 // Each is looked at when it is taken.
-                .test_before_acquire(false);
+                .test_before_acquire(false)
+        };
+        let pool = |options, idle_in_transaction, statement_timeout| {
             primary.pool(options, |options| {
                 session(options, config, idle_in_transaction, statement_timeout)
             })
         };
-        let kept = |statement_timeout, most| {
-            let pool = pool(idle, statement_timeout, most);
-            Kept::new(pool, most, config.acquire_timeout).behind(primary.clone())
+        let kept = |statement_timeout, connections| {
+            let pool = pool(most(connections), idle, statement_timeout);
+            Kept::new(pool, connections, config.acquire_timeout).behind(primary.clone())
         };
         let write_timeout = config.lock_timeout + WRITE_TIMEOUT;
         let readers = Arc::new(kept(READ_TIMEOUT, config.max_connections));
+        // One that was left may listen at a server that is the primary no more: it is not used again.
+        let listener = most(1).after_release(|_, _| Box::pin(async { Ok(false) }));
         let doorbell = doorbell::PostgresDoorbell::new(
             readers.clone(),
-            pool(idle, Duration::ZERO, 1),
+            pool(listener, idle, Duration::ZERO),
             primary.clone(),
         );
-        let migrator = pool(IDLE_WHILE_MIGRATING, Duration::ZERO, 1);
+        // The lock of migrations is its session's, however long they take.
+        let migrator = most(1).max_lifetime(None).idle_timeout(None);
+        let migrator = pool(migrator, IDLE_WHILE_MIGRATING, Duration::ZERO);
         let stopping = CancellationToken::new();
         tokio::spawn(primary.clone().keep_choosing(stopping.clone()));
         Ok(Self {
@@ -240,6 +246,8 @@ fn session(
             milliseconds(idle_in_transaction),
         ),
         ("statement_timeout", milliseconds(statement_timeout)),
+        // The functions wait for a lock and then read what others have committed meanwhile.
+        ("default_transaction_isolation", "read committed".to_owned()),
         ("tcp_keepalives_idle", "5".to_owned()),
         ("tcp_keepalives_interval", "2".to_owned()),
         ("tcp_keepalives_count", "3".to_owned()),

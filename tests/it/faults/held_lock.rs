@@ -113,3 +113,42 @@ async fn a_sql_client_that_leaves_its_transaction_open_holds_up_its_own_partitio
     let second = log.of_aggregate(aggregates[held])[1];
     assert_eq!((second.id, second.version), (of_holder, 2));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_starts_beside_a_sql_client_that_leaves_its_transaction_open_and_nobody_notices() {
+    let database = Cluster::shared().create_database();
+    let serve = || {
+        TestServer::on(&database.url)
+            .arguments(["--partitions", "4", "--lock-timeout", "5s"])
+            .start()
+    };
+    let server = serve();
+    let client = Client::new(&server);
+    let (held, other) = (aggregate_in(3), aggregate_in(0));
+    let mut holder = PgConnection::connect(&database.url).await.unwrap();
+    let mut open = holder.begin().await.unwrap();
+    sqlx::query("SELECT append_event($1::uuid, 'load', 'counted', '{}')")
+        .bind(held)
+        .execute(&mut *open)
+        .await
+        .unwrap();
+
+    let load = Load::start(&client, 4, move |_, _| over(&[other]));
+    load.until_more_acknowledged(20).await;
+    let began = Instant::now();
+    let second = tokio::task::block_in_place(serve);
+    let took = began.elapsed();
+    over(&[other])
+        .send_until_acknowledged(&Client::new(&second))
+        .await;
+    let ledger = load.stop().await;
+    println!("started in {took:?}, {:?}", ledger.counts);
+    assert!(took < LOCK_TIMEOUT, "{took:?}");
+    assert_eq!(
+        (ledger.counts.failed(), ledger.counts.refused),
+        (0, 0),
+        "{:?}",
+        ledger.reasons
+    );
+    open.commit().await.unwrap();
+}

@@ -5,6 +5,7 @@ mod concurrency;
 mod functions;
 mod handlers;
 mod python;
+mod together;
 mod visible;
 
 use std::sync::Arc;
