@@ -377,10 +377,7 @@ pub(super) fn handler(mut row: Row<'_>) -> Result<EventHandler, StoreError> {
         serde_json::from_str(row.text()?).map_err(|_| wrong("list of event types"))?;
     let mut event_types: Vec<EventType> = types.into_iter().map(EventType::stored).collect();
     event_types.sort();
-    let function = row.text()?;
-    // What somebody else has written there may be none: then no server has it.
-    let function = HandlerFunction::parse(function)
-        .unwrap_or_else(|_| HandlerFunction::Rust(FunctionName::stored(function)));
+    let function = HandlerFunction::stored(row.text()?);
     Ok(EventHandler {
         id,
         name,

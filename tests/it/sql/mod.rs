@@ -5,6 +5,7 @@ mod concurrency;
 mod functions;
 mod handlers;
 mod python;
+mod registrations;
 mod visible;
 
 use std::sync::Arc;
