@@ -10,7 +10,7 @@ use sea_orm::{
 
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{
-    EventHandler, EventType, FencingToken, FunctionName, HandlerFunction, HandlerId, HandlerName,
+    EventHandler, EventType, FencingToken, HandlerFunction, HandlerId, HandlerName,
     HandlerStep, LastError, Partition, Position, SqlFunctionName, SqlRun, SqlRunOutcome,
     StepOutcome, Timestamp,
 };

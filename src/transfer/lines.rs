@@ -15,7 +15,7 @@ use crate::{
     domain::{
         Aggregate, AggregateId, AggregateType, Command, CommandId, CommandStatus, CommandType,
         Delivery, DeliveryId, DeliveryStatus, Entry, Event, EventHandler, EventId, EventType,
-        FunctionName, HandlerFunction, HandlerId, HandlerName, Json, JsonError, LastError,
+        HandlerFunction, HandlerId, HandlerName, Json, JsonError, LastError,
         NameError, Partition, Position, ReadModel, ReadModelSource, StreamName, Timestamp, Version,
         canonical::compact,
     },

@@ -4,6 +4,7 @@ mod commands;
 mod concurrency;
 mod functions;
 mod handlers;
+mod hardening;
 mod python;
 mod registrations;
 mod visible;

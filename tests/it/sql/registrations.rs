@@ -90,8 +90,9 @@ impl Bench {
     async fn by_the_server(&self, function: &str) -> Result<(), Failure> {
         let query = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { name } } }";
         let input = json!({ "name": "server", "eventTypes": ["seen"], "function": function });
-        let registered = self.server.client().query(query, json!({ "input": input }));
-        registered.await.map(drop)
+        let client = self.server.client();
+        let registered = client.query(query, json!({ "input": input })).await;
+        registered.map(drop)
     }
 
     /// What the handlers are, as the server reads them, and with which places; then all of it goes.
