@@ -51,8 +51,7 @@ pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};
 pub use filter::EventFilter;
 pub use handler::{
-    EventHandler, FunctionError, HandlerFunction, SqlFunctionName, check_handler_name,
-    is_paused,
+    EventHandler, FunctionError, HandlerFunction, SqlFunctionName, check_handler_name, is_paused,
 };
 pub use id::{AggregateId, CommandId, DatabaseId, DeliveryId, EventId, HandlerId};
 pub use json::{Json, JsonError};

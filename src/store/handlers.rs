@@ -10,9 +10,8 @@ use sea_orm::{
 
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{
-    EventHandler, EventType, FencingToken, HandlerFunction, HandlerId, HandlerName,
-    HandlerStep, LastError, Partition, Position, SqlFunctionName, SqlRun, SqlRunOutcome,
-    StepOutcome, Timestamp,
+    EventHandler, EventType, FencingToken, HandlerFunction, HandlerId, HandlerName, HandlerStep,
+    LastError, Partition, Position, SqlFunctionName, SqlRun, SqlRunOutcome, StepOutcome, Timestamp,
 };
 
 /// The most handlers that are registered: far more than anybody has, and far less than memory.

@@ -15,9 +15,8 @@ use crate::{
     domain::{
         Aggregate, AggregateId, AggregateType, Command, CommandId, CommandStatus, CommandType,
         Delivery, DeliveryId, DeliveryStatus, Entry, Event, EventHandler, EventId, EventType,
-        HandlerFunction, HandlerId, HandlerName, Json, JsonError, LastError,
-        NameError, Partition, Position, ReadModel, ReadModelSource, StreamName, Timestamp, Version,
-        canonical::compact,
+        HandlerFunction, HandlerId, HandlerName, Json, JsonError, LastError, NameError, Partition,
+        Position, ReadModel, ReadModelSource, StreamName, Timestamp, Version, canonical::compact,
     },
     store::{ExportedDelivery, ImportedDelivery},
 };

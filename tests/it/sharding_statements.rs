@@ -48,11 +48,28 @@ const EXCEPTIONS: &[(&str, &str, usize, &str)] = &[
 ];
 
 /// What stands in front of the name of a table, but for INSERT.
-const BEFORE_TABLE: &[&str] = &["from", "join", ",", "update", "using", "only", "table", "truncate"];
+const BEFORE_TABLE: &[&str] = &[
+    "from", "join", ",", "update", "using", "only", "table", "truncate",
+];
 /// What may stand behind it, where it has no other name.
 const BEHIND_TABLE: &[&str] = &[
-    "where", "set", "on", "order", "limit", "join", "left", "cross", "inner", "for", "group", "loop",
-    "union", "using", "returning", "into", "then",
+    "where",
+    "set",
+    "on",
+    "order",
+    "limit",
+    "join",
+    "left",
+    "cross",
+    "inner",
+    "for",
+    "group",
+    "loop",
+    "union",
+    "using",
+    "returning",
+    "into",
+    "then",
 ];
 
 /// A reference to a table that grows, and what is wrong with it: nothing, or that its partition is not said.
@@ -81,7 +98,8 @@ fn tokens(text: &str) -> Vec<String> {
             }
             _ if char.is_alphanumeric() || char == '_' => {
                 let mut word = char.to_lowercase().to_string();
-                while let Some(next) = chars.next_if(|char| char.is_alphanumeric() || *char == '_') {
+                while let Some(next) = chars.next_if(|char| char.is_alphanumeric() || *char == '_')
+                {
                     word.extend(next.to_lowercase());
                 }
                 tokens.push(word);
@@ -107,7 +125,12 @@ fn references(text: &str, tables: &BTreeSet<String>) -> Vec<Reference> {
             let is_value = value.starts_with("p_") || value.starts_with("v_");
             // A call or an array of several is no one value.
             let is_one = !matches!(word(at + 5), "(" | "[");
-            if word(at + 1) == "." && word(at + 2) == "partition_no" && word(at + 3) == "=" && is_value && is_one {
+            if word(at + 1) == "."
+                && word(at + 2) == "partition_no"
+                && word(at + 3) == "="
+                && is_value
+                && is_one
+            {
                 *bound.entry(word(at)).or_default() += 1;
             }
         }
@@ -122,9 +145,12 @@ fn references(text: &str, tables: &BTreeSet<String>) -> Vec<Reference> {
             let behind = if word(at + 1) == "as" { at + 2 } else { at + 1 };
             let is_bound = if is_insert {
                 let columns = statement[at..].iter().skip_while(|token| *token != "(");
-                columns.take_while(|token| *token != ")").any(|token| token == "partition_no")
+                columns
+                    .take_while(|token| *token != ")")
+                    .any(|token| token == "partition_no")
             } else {
-                let is_named = word(behind).starts_with(char::is_alphabetic) && !BEHIND_TABLE.contains(&word(behind));
+                let is_named = word(behind).starts_with(char::is_alphabetic)
+                    && !BEHIND_TABLE.contains(&word(behind));
                 let name = if is_named { word(behind) } else { word(at) };
                 match bound.get_mut(name) {
                     Some(left) if *left > 0 => {
@@ -167,7 +193,9 @@ async fn each_statement_on_a_table_that_grows_names_its_partition() {
         for reference in references(text, &tables) {
             read.insert(function.clone());
             if !reference.is_bound {
-                *unbound.entry((function.clone(), reference.table)).or_default() += 1;
+                *unbound
+                    .entry((function.clone(), reference.table))
+                    .or_default() += 1;
             }
         }
     }
@@ -198,23 +226,62 @@ async fn each_statement_on_a_table_that_grows_names_its_partition() {
 fn a_statement_that_does_not_name_its_partition_is_found() {
     let tables = BTreeSet::from(["events".to_owned(), "commands".to_owned()]);
     for (statement, expected) in [
-        ("SELECT FROM events e WHERE e.partition_no = p_partition_no AND e.id = p_id", vec![true]),
-        ("SELECT FROM events WHERE events.partition_no = v_event.partition_no", vec![true]),
+        (
+            "SELECT FROM events e WHERE e.partition_no = p_partition_no AND e.id = p_id",
+            vec![true],
+        ),
+        (
+            "SELECT FROM events WHERE events.partition_no = v_event.partition_no",
+            vec![true],
+        ),
         ("SELECT FROM events e WHERE e.id = p_id", vec![false]),
-        ("SELECT FROM events e WHERE e.id = p_id; SELECT FROM commands e WHERE e.partition_no = p_partition_no", vec![false, true]),
-        ("SELECT FROM events e JOIN commands c ON c.id = e.id WHERE e.partition_no = p_partition_no", vec![true, false]),
-        ("SELECT FROM events k, LATERAL (SELECT FROM commands AS k) WHERE k.partition_no = p_partition_no", vec![true, false]),
-        ("SELECT FROM events e WHERE e.partition_no = ANY (p_partitions)", vec![false]),
-        ("SELECT FROM events e WHERE e.partition_no = c.partition_no", vec![false]),
-        ("SELECT FROM events e WHERE e.partition_no >= p_partition_no", vec![false]),
-        ("SELECT FROM events e -- WHERE e.partition_no = p_partition_no", vec![false]),
-        ("SELECT FROM other o, events e WHERE o.id = e.id", vec![false]),
+        (
+            "SELECT FROM events e WHERE e.id = p_id; SELECT FROM commands e WHERE e.partition_no = p_partition_no",
+            vec![false, true],
+        ),
+        (
+            "SELECT FROM events e JOIN commands c ON c.id = e.id WHERE e.partition_no = p_partition_no",
+            vec![true, false],
+        ),
+        (
+            "SELECT FROM events k, LATERAL (SELECT FROM commands AS k) WHERE k.partition_no = p_partition_no",
+            vec![true, false],
+        ),
+        (
+            "SELECT FROM events e WHERE e.partition_no = ANY (p_partitions)",
+            vec![false],
+        ),
+        (
+            "SELECT FROM events e WHERE e.partition_no = c.partition_no",
+            vec![false],
+        ),
+        (
+            "SELECT FROM events e WHERE e.partition_no >= p_partition_no",
+            vec![false],
+        ),
+        (
+            "SELECT FROM events e -- WHERE e.partition_no = p_partition_no",
+            vec![false],
+        ),
+        (
+            "SELECT FROM other o, events e WHERE o.id = e.id",
+            vec![false],
+        ),
         ("SELECT 'FROM events' FROM other", vec![]),
-        ("UPDATE commands c SET status = 'a' WHERE c.partition_no = p_partition_no", vec![true]),
+        (
+            "UPDATE commands c SET status = 'a' WHERE c.partition_no = p_partition_no",
+            vec![true],
+        ),
         ("UPDATE commands SET status = 'a'", vec![false]),
         ("DELETE FROM commands WHERE id = p_id", vec![false]),
-        ("INSERT INTO commands AS c (partition_no, id) SELECT p_partition_no, v_id", vec![true]),
-        ("INSERT INTO commands (id) SELECT v_id FROM events e WHERE e.partition_no = p_partition_no", vec![false, true]),
+        (
+            "INSERT INTO commands AS c (partition_no, id) SELECT p_partition_no, v_id",
+            vec![true],
+        ),
+        (
+            "INSERT INTO commands (id) SELECT v_id FROM events e WHERE e.partition_no = p_partition_no",
+            vec![false, true],
+        ),
     ] {
         let found = references(statement, &tables);
         let found: Vec<bool> = found.iter().map(|reference| reference.is_bound).collect();

@@ -282,7 +282,8 @@ async fn a_function_that_leaves_another_role_or_search_path_has_failed(partition
             .unwrap();
     }
     assert!(sql.rows("SELECT FROM notes").await.is_empty());
-    let failed = "SELECT FROM deliveries WHERE attempts = 1 AND last_error ~ 'the role or the search_path'";
+    let failed =
+        "SELECT FROM deliveries WHERE attempts = 1 AND last_error ~ 'the role or the search_path'";
     assert_eq!(sql.rows(failed).await.len(), 2);
     let user = sql.value("SELECT current_user").await.unwrap();
     assert_eq!(user, sql.value("SELECT session_user").await.unwrap());
@@ -305,8 +306,14 @@ async fn a_deadlock_in_a_function_is_the_transactions(partitions: u8) {
             (refused.code.as_str(), refused.message.as_str()),
             (code, "not now")
         );
-        assert!(sql.rows("SELECT FROM notes").await.is_empty(), "all of it is undone");
-        assert!(sql.rows("SELECT FROM deliveries").await.is_empty(), "it is no attempt");
+        assert!(
+            sql.rows("SELECT FROM notes").await.is_empty(),
+            "all of it is undone"
+        );
+        assert!(
+            sql.rows("SELECT FROM deliveries").await.is_empty(),
+            "it is no attempt"
+        );
     }
 }
 
@@ -317,7 +324,10 @@ async fn what_fails_together_in_sql_is_not_tried_again_together(partitions: u8) 
         ids.push(numbered(&mut sql, no).await);
     }
     register(&mut sql, "fail", "seen", "fail").await;
-    let together: Vec<String> = ids.iter().map(|id| format!("process_event('{id}')")).collect();
+    let together: Vec<String> = ids
+        .iter()
+        .map(|id| format!("process_event('{id}')"))
+        .collect();
     sql.run(&format!("SELECT {}", together.join(", ")))
         .await
         .unwrap();

@@ -93,7 +93,7 @@ async fn null_is_an_error_or_the_default(partitions: u8) {
     let server = start(partitions, |config| config.background.enabled = false).await;
     let mut sql = Sql::connect(&server).await;
     sql.run(
-        "SELECT append_event('a', 'user', 'seen', '1'), append_event('a', 'user', 'seen', '2'); \
+        "SELECT append_event('a', 'user', 'seen', '{\"n\": 1}'), append_event('a', 'user', 'seen', '{\"n\": 2}'); \
          SELECT create_command('a', 'update_user', '{}'); \
          SELECT append_to_stream('s', n::text, 'seen', '{}') FROM generate_series(1, 101) AS n; \
          SELECT record_event_metrics('seen', 'user', 1); \
@@ -104,7 +104,11 @@ async fn null_is_an_error_or_the_default(partitions: u8) {
     .await
     .unwrap();
     let forms = forms(&mut sql).await;
-    assert_eq!(forms.len(), 15 + 11, "each of the guide, and those with a key");
+    assert_eq!(
+        forms.len(),
+        15 + 11,
+        "each of the guide, and those with a key"
+    );
     for form in &forms {
         // What is tried below fails for nothing else.
         sql.run("BEGIN").await.unwrap();
@@ -123,7 +127,10 @@ async fn null_is_an_error_or_the_default(partitions: u8) {
                 let refused = sql.refused(&call).await;
                 assert_eq!(refused.code, "22023", "{call}: {refused:?}");
                 let expected = format!("{parameter} must not be NULL");
-                assert!(refused.message.starts_with(&expected), "{call}: {refused:?}");
+                assert!(
+                    refused.message.starts_with(&expected),
+                    "{call}: {refused:?}"
+                );
             }
         }
     }

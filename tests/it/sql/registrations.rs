@@ -13,7 +13,7 @@ use tidings::{
 
 use super::{Refused, Sql, on_postgres, refused};
 use crate::support::{
-    client::Failure,
+    client::{Client, Failure},
     in_process::{Database, Engine, TestServer},
 };
 
@@ -58,8 +58,9 @@ fn written_out(text: &str) -> String {
 }
 
 struct Bench {
-    server: TestServer,
+    client: Client,
     sql: Sql,
+    _server: TestServer,
 }
 
 impl Bench {
@@ -77,7 +78,11 @@ impl Bench {
         .await;
         let mut sql = Sql::connect(&server).await;
         sql.run(FUNCTIONS).await.unwrap();
-        Self { server, sql }
+        Self {
+            client: server.client(),
+            sql,
+            _server: server,
+        }
     }
 
     async fn by_sql(&mut self, names: [&str; 3]) -> Result<(), Refused> {
@@ -90,15 +95,14 @@ impl Bench {
     async fn by_the_server(&self, function: &str) -> Result<(), Failure> {
         let query = "mutation($input: RegisterEventHandlerInput!) { registerEventHandler(input: $input) { eventHandler { name } } }";
         let input = json!({ "name": "server", "eventTypes": ["seen"], "function": function });
-        let client = self.server.client();
-        let registered = client.query(query, json!({ "input": input })).await;
+        let registered = self.client.query(query, json!({ "input": input })).await;
         registered.map(drop)
     }
 
     /// What the handlers are, as the server reads them, and with which places; then all of it goes.
     async fn stored(&mut self) -> Vec<String> {
         let query = "{ eventHandlers { name function } }";
-        let data = self.server.client().query(query, json!({})).await.unwrap();
+        let data = self.client.query(query, json!({})).await.unwrap();
         let handlers = data["eventHandlers"].as_array().unwrap().iter();
         let mut stored: Vec<String> = handlers
             .map(|handler| handler["function"].as_str().unwrap().to_owned())
@@ -263,14 +267,18 @@ async fn names_that_are_made_to_do_harm_are_an_error_and_nothing_else(partitions
         let function = format!("sql:{harmful}");
         let refused = bench.by_sql(["handler", "seen", &function]).await;
         let code = refused.expect_err(harmful).code;
-        assert!(matches!(code.as_str(), "22023" | "22021"), "{harmful:?}: {code}");
+        assert!(
+            matches!(code.as_str(), "22023" | "22021"),
+            "{harmful:?}: {code}"
+        );
     }
     assert_eq!(tried, 3 * (HARMFUL.len() + 3));
     assert_eq!(bench.stored().await, [""; 0]);
     assert_eq!(bench.all_there_is().await, before);
     assert!(bench.sql.rows("SELECT FROM notes").await.is_empty());
     // Names that are right are taken still.
-    bench.by_sql(["send_mail-1", "a.b:c/d@e+1", "note"])
+    bench
+        .by_sql(["send_mail-1", "a.b:c/d@e+1", "note"])
         .await
         .unwrap();
     assert_eq!(bench.stored().await, ["sql:note"]);
