@@ -95,7 +95,7 @@ async fn null_is_an_error_or_the_default(partitions: u8) {
     sql.run(
         "SELECT append_event('a', 'user', 'seen', '{\"n\": 1}'), append_event('a', 'user', 'seen', '{\"n\": 2}'); \
          SELECT create_command('a', 'update_user', '{}'); \
-         SELECT append_to_stream('s', n::text, 'seen', '{}') FROM generate_series(1, 101) AS n; \
+         SELECT append_to_stream('s', n::text, 'seen', '{}') FROM generate_series(1, 150) AS n; \
          SELECT record_event_metrics('seen', 'user', 1); \
          INSERT INTO event_metrics (id, event_type, aggregate_type, event_count, timed_count, created_at) \
          SELECT gen_random_uuid(), 'old', 'user', 1, 0, now() - interval '2 hours' \

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use sea_orm::sqlx;
 use serde::Deserialize;
 use serde_json::json;
 use tidings::{
-    domain::Event,
+    domain::{Event, HandlerFunction},
     handlers::{HandlerError, HandlerFunctions},
 };
 
@@ -18,6 +19,7 @@ use crate::support::{
 };
 
 on_postgres!(
+    urls_put_together_by_chance_are_judged_alike,
     a_function_is_taken_by_sql_and_by_the_server_or_by_neither,
     names_that_are_made_to_do_harm_are_an_error_and_nothing_else,
 );
@@ -184,6 +186,119 @@ async fn a_function_is_taken_by_sql_and_by_the_server_or_by_neither(partitions: 
         taken.unwrap_or_else(|refused| panic!("{:?}: {refused:?}", case.function));
         assert_eq!(bench.stored().await.len(), 1);
     }
+}
+
+/// What URLs are put together from. (Not what SQL cannot judge: other letters than those of ASCII in a host, and `xn--`.)
+const PIECES: &[&str] = &[
+    "http://",
+    "https://",
+    "hTTps://",
+    "ftp://",
+    "://",
+    "a",
+    "B",
+    "c-",
+    "_",
+    "0",
+    "1",
+    "7",
+    "08",
+    "255",
+    "256",
+    "1.2.3.4",
+    "0x",
+    "ff",
+    "example.com",
+    "65535",
+    "65536",
+    "00080",
+    "::",
+    ":",
+    ":80",
+    ":0",
+    "[",
+    "]",
+    "[::1]",
+    "[2001:db8::",
+    ".",
+    "..",
+    "-",
+    "@",
+    "#",
+    "?",
+    "/",
+    "//",
+    "/ä",
+    "%41",
+    "%",
+    "'",
+    "\"",
+    "{",
+    "}",
+    "|",
+    "^",
+    "`",
+    "<",
+    ">",
+    "$",
+    "&",
+    "*",
+    "+",
+    ",",
+    ";",
+    "=",
+    "!",
+    "~",
+    "(",
+    ")",
+    " ",
+    "\t",
+    "\n",
+    "\u{7f}",
+    "\\",
+];
+
+async fn urls_put_together_by_chance_are_judged_alike(partitions: u8) {
+    let mut bench = Bench::of(partitions, true).await;
+    let pieces = |most| {
+        let pieces = proptest::collection::vec(proptest::sample::select(PIECES), 0..most);
+        pieces.prop_map(|pieces: Vec<&str>| pieces.concat())
+    };
+    // Whatever comes, and what is mostly a host and a port.
+    let digits = "[0-9a-f:.]{1,20}";
+    let urls = prop_oneof![
+        (prop_oneof!["https://", ""], pieces(7)).prop_map(|(scheme, rest)| scheme + &rest),
+        (pieces(4), "(:[0-9]{0,6})?").prop_map(|(host, port)| format!("http://{host}{port}/")),
+        digits.prop_map(|address| format!("http://[{address}]/")),
+        digits.prop_map(|address| format!("http://{address}/")),
+        ("(::)?([0-9a-f]{1,4}:){0,8}(:?[0-9a-f]{1,5}|:|[0-9]{1,3}([.][0-9]{1,3}){2,3})?")
+            .prop_map(|address| format!("http://[{address}]/")),
+    ];
+    let mut runner = TestRunner::deterministic();
+    let urls: Vec<String> = (0..10_000)
+        .map(|_| urls.new_tree(&mut runner).unwrap().current())
+        .filter(|url| url.contains("://"))
+        .collect();
+    let query = "SELECT array_agg(tidings_url_problem(u) ORDER BY no) FROM unnest($1::text[]) WITH ORDINALITY AS k(u, no)";
+    let by_sql: Vec<Option<String>> = sqlx::query_scalar(query)
+        .bind(&urls)
+        .fetch_one(&mut bench.sql.0)
+        .await
+        .unwrap();
+    let mut taken = 0;
+    for (url, by_sql) in urls.iter().zip(by_sql) {
+        let by_the_server = HandlerFunction::parse(url)
+            .err()
+            .map(|error| error.to_string());
+        let by_sql = by_sql.map(|problem| format!("is no URL that can be posted to: {problem}"));
+        assert_eq!(by_sql, by_the_server, "{url:?}");
+        taken += usize::from(by_sql.is_none());
+    }
+    assert!(
+        (1000..9000).contains(&taken),
+        "{taken} of {} are taken",
+        urls.len()
+    );
 }
 
 /// What is not to be in the name of a handler, of a type or of a function.
