@@ -1,15 +1,12 @@
 //! Event handlers: what each does with the events of its types, and how that is written. Floor 0.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
-
-use url::{Host, Url};
+use std::{fmt, time::Duration};
 
 use super::{
     Event, EventType, FunctionName, HandlerId, HandlerName, NameError, StreamName, Timestamp,
+    WebhookUrl,
 };
 
-/// The longest URL of a webhook, in bytes.
-const MAX_URL_BYTES: usize = 2000;
 /// The longest name of a thing in PostgreSQL, in bytes.
 const MAX_SQL_NAME_BYTES: usize = 63;
 /// What a function can be.
@@ -131,6 +128,16 @@ impl HandlerFunction {
         }
         Err(FunctionError::Unknown)
     }
+
+    /// Reads a function that is stored. What is none, for somebody else has written it there, is a name that no server has a
+    /// function of.
+    #[must_use]
+    pub fn stored(text: &str) -> Self {
+        if let Some(url) = WebhookUrl::stored(text) {
+            return Self::Webhook(url);
+        }
+        Self::parse(text).unwrap_or_else(|_| Self::Rust(FunctionName::stored(text)))
+    }
 }
 
 impl fmt::Display for HandlerFunction {
@@ -141,60 +148,6 @@ impl fmt::Display for HandlerFunction {
             Self::Webhook(url) => f.write_str(url.as_str()),
             Self::Sql(function) => write!(f, "sql:{function}"),
             Self::Rust(name) => f.write_str(name.as_str()),
-        }
-    }
-}
-
-/// Where a webhook is posted to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebhookUrl(Arc<str>);
-
-impl WebhookUrl {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        if text.len() > MAX_URL_BYTES {
-            return Err("it is longer than 2000 bytes");
-        }
-        let url = Url::parse(text).map_err(|_| "it cannot be read; use https://HOST/PATH")?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err("use https://… or http://…");
-        }
-        if url.host().is_none() {
-            return Err("it has no host; use https://HOST/PATH");
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(
-                "it holds a user or a password, which everybody who may read would see: leave them out, and have the \
-                 receiver verify the signature",
-            );
-        }
-        if url.fragment().is_some() {
-            return Err("it has a fragment (#…), which is never sent: leave it out");
-        }
-        Ok(Self(url.as_str().into()))
-    }
-
-    /// The URL as text, in its normal form.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The address in it, where it names no host but an address.
-    #[must_use]
-    pub fn address(&self) -> Option<IpAddr> {
-        match Url::parse(&self.0).ok()?.host()? {
-            Host::Ipv4(address) => Some(address.into()),
-            Host::Ipv6(address) => Some(address.into()),
-            Host::Domain(_) => None,
-        }
-    }
-
-    /// The host in it, where it names one.
-    #[must_use]
-    pub fn host(&self) -> Option<String> {
-        match Url::parse(&self.0).ok()?.host()? {
-            Host::Domain(host) => Some(host.to_owned()),
-            Host::Ipv4(_) | Host::Ipv6(_) => None,
         }
     }
 }
@@ -302,27 +255,7 @@ mod tests {
             let error = HandlerFunction::parse(text).expect_err(text).to_string();
             assert!(error.contains(hint), "{text}: {error}");
         }
-        let long = format!("https://example.com/{}", "a".repeat(2000));
-        assert!(HandlerFunction::parse(&long).is_err());
         assert!(HandlerFunction::parse(&format!("sql:{}", "a".repeat(64))).is_err());
-    }
-
-    #[test]
-    fn an_address_in_a_url_is_told_however_it_is_written() {
-        let address = |text: &str| match HandlerFunction::parse(text) {
-            Ok(HandlerFunction::Webhook(url)) => url.address().map(|address| address.to_string()),
-            other => panic!("{text}: {other:?}"),
-        };
-        for text in [
-            "http://127.0.0.1/",
-            "http://0x7f.1/",
-            "http://2130706433/",
-            "http://0177.0.0.1/",
-        ] {
-            assert_eq!(address(text).as_deref(), Some("127.0.0.1"), "{text}");
-        }
-        assert_eq!(address("http://[::1]:80/").as_deref(), Some("::1"));
-        assert_eq!(address("http://example.com/"), None);
     }
 
     #[test]

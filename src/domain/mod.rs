@@ -31,6 +31,7 @@ pub mod schema;
 pub mod timestamp;
 pub mod trace;
 pub mod version;
+pub mod webhook_url;
 
 pub use access::{Caller, RequestId, Role};
 pub use aggregate::Aggregate;
@@ -50,8 +51,7 @@ pub use entry::{Entry, NewEntry, Stream};
 pub use event::{Event, NewEvent};
 pub use filter::EventFilter;
 pub use handler::{
-    EventHandler, FunctionError, HandlerFunction, SqlFunctionName, WebhookUrl, check_handler_name,
-    is_paused,
+    EventHandler, FunctionError, HandlerFunction, SqlFunctionName, check_handler_name, is_paused,
 };
 pub use id::{AggregateId, CommandId, DatabaseId, DeliveryId, EventId, HandlerId};
 pub use json::{Json, JsonError};
@@ -71,6 +71,7 @@ pub use schema::{DataSchema, SchemaError, SchemaViolation};
 pub use timestamp::Timestamp;
 pub use trace::TraceParent;
 pub use version::{ExpectedPosition, ExpectedVersion, Position, Version};
+pub use webhook_url::WebhookUrl;
 
 /// Which end of a list comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

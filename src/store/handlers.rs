@@ -10,9 +10,8 @@ use sea_orm::{
 
 use super::{Store, StoreError, rows::Row};
 use crate::domain::{
-    EventHandler, EventType, FencingToken, FunctionName, HandlerFunction, HandlerId, HandlerName,
-    HandlerStep, LastError, Partition, Position, SqlFunctionName, SqlRun, SqlRunOutcome,
-    StepOutcome, Timestamp,
+    EventHandler, EventType, FencingToken, HandlerFunction, HandlerId, HandlerName, HandlerStep,
+    LastError, Partition, Position, SqlFunctionName, SqlRun, SqlRunOutcome, StepOutcome, Timestamp,
 };
 
 /// The most handlers that are registered: far more than anybody has, and far less than memory.
@@ -377,10 +376,7 @@ pub(super) fn handler(mut row: Row<'_>) -> Result<EventHandler, StoreError> {
         serde_json::from_str(row.text()?).map_err(|_| wrong("list of event types"))?;
     let mut event_types: Vec<EventType> = types.into_iter().map(EventType::stored).collect();
     event_types.sort();
-    let function = row.text()?;
-    // What somebody else has written there may be none: then no server has it.
-    let function = HandlerFunction::parse(function)
-        .unwrap_or_else(|_| HandlerFunction::Rust(FunctionName::stored(function)));
+    let function = HandlerFunction::stored(row.text()?);
     Ok(EventHandler {
         id,
         name,

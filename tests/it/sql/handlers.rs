@@ -12,6 +12,11 @@ on_postgres!(
     an_event_that_a_function_has_not_come_to_is_left_to_it,
     a_function_that_fails_undoes_itself_alone_and_is_tried_again,
     functions_are_called_with_values_and_never_with_text,
+    what_a_function_breaks_for_the_commit_is_its_own_fault,
+    what_the_client_has_broken_for_the_commit_is_no_functions_fault,
+    a_function_that_leaves_another_role_or_search_path_has_failed,
+    a_deadlock_in_a_function_is_the_transactions,
+    what_fails_together_in_sql_is_not_tried_again_together,
 );
 
 const NOTE: &str = "CREATE TABLE notes (event_id uuid, aggregate_id uuid, data jsonb); \
@@ -213,6 +218,125 @@ async fn functions_are_called_with_values_and_never_with_text(partitions: u8) {
         sql.rows("SELECT data FROM notes").await,
         [json!({ "data": expected })]
     );
+}
+
+/// A table whose rows need a parent by the commit, and a function that makes them; that of `1` it leaves without one.
+const ORPHANS: &str = "CREATE TABLE parents (no int PRIMARY KEY); \
+     CREATE TABLE noted (no int REFERENCES parents DEFERRABLE INITIALLY DEFERRED); \
+     CREATE FUNCTION adopt(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+     INSERT INTO noted VALUES ((data ->> 'no')::int); \
+     IF data ->> 'no' <> '1' THEN INSERT INTO parents VALUES ((data ->> 'no')::int); END IF; END $$";
+
+/// Appends an event with a number, before the handler is registered, and answers its id.
+async fn numbered(sql: &mut Sql, no: i32) -> String {
+    let append = format!("SELECT append_event('user-{no}', 'user', 'seen', '{{\"no\": {no}}}')");
+    sql.value(&append).await.unwrap().unwrap()
+}
+
+async fn what_a_function_breaks_for_the_commit_is_its_own_fault(partitions: u8) {
+    let (_server, mut sql) = bench(partitions, false).await;
+    sql.run(ORPHANS).await.unwrap();
+    let (good, bad) = (numbered(&mut sql, 0).await, numbered(&mut sql, 1).await);
+    let last = numbered(&mut sql, 2).await;
+    register(&mut sql, "adopt", "seen", "adopt").await;
+    // The one after it finds its constraint deferred again.
+    sql.run(&format!(
+        "BEGIN; SELECT process_event('{good}'), process_event('{bad}'), process_event('{last}'); COMMIT"
+    ))
+    .await
+    .unwrap();
+    let noted = sql.rows("SELECT no FROM noted ORDER BY no").await;
+    assert_eq!(noted, [json!({ "no": 0 }), json!({ "no": 2 })]);
+    let deliveries = "SELECT d.attempts, d.last_error ~ 'foreign key' AS is_told, e.event_data ->> 'no' AS no \
+         FROM deliveries d JOIN events e ON e.partition_no = d.partition_no AND e.position = d.event_position";
+    let failed = json!({ "attempts": 1, "is_told": true, "no": "1" });
+    assert_eq!(sql.rows(deliveries).await, [failed]);
+}
+
+async fn what_the_client_has_broken_for_the_commit_is_no_functions_fault(partitions: u8) {
+    let (_server, mut sql) = bench(partitions, false).await;
+    sql.run(ORPHANS).await.unwrap();
+    let good = numbered(&mut sql, 0).await;
+    register(&mut sql, "adopt", "seen", "adopt").await;
+    let process = format!("BEGIN; INSERT INTO noted VALUES (7); SELECT process_event('{good}')");
+    assert_eq!(sql.refused(&process).await.code, "23503");
+    sql.run("ROLLBACK").await.unwrap();
+    assert!(sql.rows("SELECT FROM noted").await.is_empty());
+    assert!(sql.rows("SELECT FROM deliveries").await.is_empty());
+}
+
+async fn a_function_that_leaves_another_role_or_search_path_has_failed(partitions: u8) {
+    let (_server, mut sql) = bench(partitions, false).await;
+    sql.run(
+        "CREATE FUNCTION stray(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.notes VALUES (event, aggregate, data); \
+         PERFORM set_config(CASE data ->> 'no' WHEN '0' THEN 'search_path' ELSE 'role' END, 'pg_monitor', false); END $$",
+    )
+    .await
+    .unwrap();
+    let ids = [numbered(&mut sql, 0).await, numbered(&mut sql, 1).await];
+    register(&mut sql, "stray", "seen", "stray").await;
+    for id in ids {
+        sql.run(&format!("SELECT process_event('{id}')"))
+            .await
+            .unwrap();
+    }
+    assert!(sql.rows("SELECT FROM notes").await.is_empty());
+    let failed =
+        "SELECT FROM deliveries WHERE attempts = 1 AND last_error ~ 'the role or the search_path'";
+    assert_eq!(sql.rows(failed).await.len(), 2);
+    let user = sql.value("SELECT current_user").await.unwrap();
+    assert_eq!(user, sql.value("SELECT session_user").await.unwrap());
+}
+
+async fn a_deadlock_in_a_function_is_the_transactions(partitions: u8) {
+    let (_server, mut sql) = bench(partitions, false).await;
+    let id = numbered(&mut sql, 0).await;
+    register(&mut sql, "a", "seen", "note").await;
+    register(&mut sql, "b", "seen", "fail").await;
+    for code in ["40P01", "40001"] {
+        sql.run(&format!(
+            "CREATE OR REPLACE FUNCTION fail(a uuid, b uuid, c jsonb) RETURNS void LANGUAGE plpgsql AS \
+             'BEGIN RAISE EXCEPTION ''not now'' USING ERRCODE = ''{code}''; END'"
+        ))
+        .await
+        .unwrap();
+        let refused = sql.refused(&format!("SELECT process_event('{id}')")).await;
+        assert_eq!(
+            (refused.code.as_str(), refused.message.as_str()),
+            (code, "not now")
+        );
+        assert!(
+            sql.rows("SELECT FROM notes").await.is_empty(),
+            "all of it is undone"
+        );
+        assert!(
+            sql.rows("SELECT FROM deliveries").await.is_empty(),
+            "it is no attempt"
+        );
+    }
+}
+
+async fn what_fails_together_in_sql_is_not_tried_again_together(partitions: u8) {
+    let (_server, mut sql) = bench(partitions, false).await;
+    let mut ids = Vec::new();
+    for no in 0..8 {
+        ids.push(numbered(&mut sql, no).await);
+    }
+    register(&mut sql, "fail", "seen", "fail").await;
+    let together: Vec<String> = ids
+        .iter()
+        .map(|id| format!("process_event('{id}')"))
+        .collect();
+    sql.run(&format!("SELECT {}", together.join(", ")))
+        .await
+        .unwrap();
+    // Of pauses of 4 to 6 seconds eight are never that close.
+    let pauses = "SELECT count(*) AS n, bool_and(p BETWEEN interval '3.9 s' AND interval '6 s') AS are_right, \
+         max(p) - min(p) > interval '1 ms' AS differ \
+         FROM (SELECT next_attempt_at - updated_at AS p FROM deliveries WHERE status = 'RETRYING') AS pauses";
+    let expected = json!({ "n": 8, "are_right": true, "differ": true });
+    assert_eq!(sql.rows(pauses).await, [expected]);
 }
 
 async fn until(sql: &mut Sql, query: &str, expected: &str) {

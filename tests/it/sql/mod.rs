@@ -4,7 +4,9 @@ mod commands;
 mod concurrency;
 mod functions;
 mod handlers;
+mod hardening;
 mod python;
+mod registrations;
 mod together;
 mod visible;
 

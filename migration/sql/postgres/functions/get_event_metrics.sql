@@ -23,7 +23,8 @@ BEGIN
            round(max(m.max_processing_time_ms))::integer,
            round(min(m.min_processing_time_ms))::integer
     FROM event_metrics m
-    WHERE m.created_at BETWEEN date_trunc('minute', p_start_date, 'UTC') AND p_end_date
+    WHERE m.created_at BETWEEN date_trunc('minute', coalesce(p_start_date, CURRENT_TIMESTAMP - INTERVAL '1 hour'), 'UTC')
+          AND coalesce(p_end_date, CURRENT_TIMESTAMP)
     GROUP BY m.event_type, m.aggregate_type
     ORDER BY 3 DESC, 1, 2;
 END;

@@ -4,6 +4,10 @@
 -- fails is undone by itself, told as a warning, and stored as a delivery that a server tries again. Webhooks and functions in
 -- Rust are queued for a server: as deliveries that are due now.
 --
+-- A function is called as tidings_run_sql_handler calls it: constraints that are deferred are checked at its end, and it leaves
+-- the role and the search_path as they are. So constraints that the transaction has left open before are checked first, and are
+-- no fault of the function. A deadlock or a serialization failure in it is the transaction's, and nobody's attempt.
+--
 -- Source: the guide's process_event.
 CREATE OR REPLACE FUNCTION process_event(p_event_id uuid)
 RETURNS boolean
@@ -12,8 +16,11 @@ SET enable_seqscan = off
 SET enable_sort = off
 AS $$
 DECLARE
-    -- The server's own pause after a first attempt, unless it was told another one.
-    c_retry_delay CONSTANT interval := INTERVAL '5 seconds';
+    -- The server's own pause after a first attempt, unless it was told another one, shifted by chance as it is there.
+    v_retry_delay interval;
+    v_settings CONSTANT text := current_user || ' ' || current_setting('search_path');
+    v_deferred text;
+    v_has_called boolean := false;
     v_event record;
     v_handler record;
     v_call text;
@@ -70,13 +77,31 @@ BEGIN
             END IF;
         ELSIF v_handler.handler_function LIKE 'sql:%' THEN
             v_call := tidings_find_handler_function(substr(v_handler.handler_function, 5));
+            IF NOT v_has_called THEN
+                v_has_called := true;
+                v_deferred := tidings_defer_constraints();
+                SET CONSTRAINTS ALL IMMEDIATE;
+                IF v_deferred IS NOT NULL THEN
+                    EXECUTE v_deferred;
+                END IF;
+            END IF;
             BEGIN
                 IF v_call IS NULL THEN
                     RAISE EXCEPTION 'there is no function %(uuid, uuid, jsonb) any more', substr(v_handler.handler_function, 5);
                 END IF;
                 EXECUTE v_call USING v_event.id, v_event.aggregate_id, v_event.event_data;
-            EXCEPTION WHEN assert_failure OR OTHERS THEN
-                v_error := coalesce(nullif(SQLERRM, ''), 'it failed without a word');
+                SET CONSTRAINTS ALL IMMEDIATE;
+                IF v_deferred IS NOT NULL THEN
+                    EXECUTE v_deferred;
+                END IF;
+                IF current_user || ' ' || current_setting('search_path') <> v_settings THEN
+                    RAISE EXCEPTION 'the function has changed the role or the search_path: it has to leave both as they are';
+                END IF;
+            EXCEPTION
+                WHEN deadlock_detected OR serialization_failure THEN
+                    RAISE;
+                WHEN assert_failure OR OTHERS THEN
+                    v_error := coalesce(nullif(SQLERRM, ''), 'it failed without a word');
             END;
         ELSE
             v_is_queued := true;
@@ -106,6 +131,7 @@ BEGIN
               AND d.aggregate_id = v_event.aggregate_id AND d.event_position = v_event.position
               AND (NOT v_is_queued OR d.status <> 'RETRYING' OR d.next_attempt_at > clock_timestamp());
         IF NOT FOUND THEN
+            v_retry_delay := INTERVAL '5 seconds' * (0.8 + 0.4 * random());
             -- One of an aggregate is tried at a time. What is queued, too, waits, and is made due below.
             v_waits := v_is_queued OR EXISTS (
                 SELECT FROM deliveries d
@@ -120,7 +146,7 @@ BEGIN
                 v_event.partition_no, tidings_new_id(), v_handler.id, v_event.position, v_event.aggregate_id,
                 CASE WHEN v_waits THEN 'WAITING' ELSE 'RETRYING' END, CASE WHEN v_is_queued THEN 0 ELSE 1 END,
                 v_error,
-                CASE WHEN NOT v_waits THEN clock_timestamp() + c_retry_delay END, clock_timestamp()
+                CASE WHEN NOT v_waits THEN clock_timestamp() + v_retry_delay END, clock_timestamp()
             );
         END IF;
         PERFORM tidings_promote_deliveries(v_event.partition_no, ARRAY[v_handler.id], ARRAY[v_event.aggregate_id]);

@@ -31,6 +31,6 @@ BEGIN
     WHERE s.partition_no = v_partition_no AND s.stream_name = p_stream_name
           AND s.position > coalesce(p_from_position, 0)
     ORDER BY s.position
-    LIMIT p_limit;
+    LIMIT coalesce(p_limit, 100);
 END;
 $$;

@@ -30,20 +30,16 @@ BEGIN
         RAISE EXCEPTION 'p_event_type %', c_problem USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
-    IF v_function = 'log' THEN
+    IF v_function IS NULL THEN
+        RAISE EXCEPTION 'p_handler_function must not be NULL' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF v_function = 'log' THEN
         NULL;
     ELSIF v_function LIKE 'publish:%' THEN
-        v_name := tidings_check_name('the stream in p_handler_function', substr(v_function, 9));
-    ELSIF v_function LIKE '%://%' THEN
-        v_problem := CASE
-            WHEN octet_length(v_function) > 2000 THEN 'it is longer than 2000 bytes'
-            WHEN v_function !~* '^https?://' THEN 'use https://… or http://…'
-            WHEN v_function ~ '^[^:]*://[^/?#]*@' THEN
-                'it holds a user or a password, which everybody who may read would see: leave them out'
-            WHEN v_function LIKE '%#%' THEN 'it has a fragment (#…), which is never sent: leave it out'
-            WHEN v_function !~* '^https?://([^][/?#:@\s\\<>^`{|}%"]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?([/?][^\s]*)?$' THEN
-                'it cannot be read; use https://HOST/PATH'
-        END;
+        v_name := tidings_check_name(
+            'p_handler_function names no stream behind `publish:`: the name', substr(v_function, 9)
+        );
+    ELSIF v_function LIKE '%://%' AND v_function NOT LIKE 'sql:%' THEN
+        v_problem := tidings_url_problem(v_function);
         IF v_problem IS NOT NULL THEN
             RAISE EXCEPTION 'p_handler_function is no URL that can be posted to: %', v_problem
                 USING ERRCODE = 'invalid_parameter_value';
@@ -51,13 +47,19 @@ BEGIN
     ELSE
         -- A bare name is that of a function in SQL.
         v_name := CASE WHEN v_function LIKE 'sql:%' THEN substr(v_function, 5) ELSE v_function END;
-        v_function := 'sql:' || v_name;
-        IF v_name IS NULL OR v_name !~ c_sql_name
+        IF v_name !~ c_sql_name
            OR octet_length(split_part(v_name, '.', 1)) > 63 OR octet_length(split_part(v_name, '.', 2)) > 63 THEN
-            RAISE EXCEPTION 'p_handler_function is no function: use log, publish:STREAM, http(s)://… or the name of a function in '
-                'SQL, with its schema if need be, of letters, digits and underscores'
-                USING ERRCODE = 'invalid_parameter_value';
+            v_problem := CASE
+                WHEN v_function LIKE 'sql:%' THEN
+                    'names no SQL function behind `sql:`: use the name alone, with its schema if need be (sql:notify_sales, '
+                    'sql:sales.notify), of letters, digits and underscores'
+                ELSE
+                    'is no function: use log, publish:STREAM, http(s)://… or the name of a function in SQL, with its schema if '
+                    'need be, of letters, digits and underscores'
+            END;
+            RAISE EXCEPTION 'p_handler_function %', v_problem USING ERRCODE = 'invalid_parameter_value';
         END IF;
+        v_function := 'sql:' || v_name;
         IF tidings_find_handler_function(v_name) IS NULL THEN
             SELECT string_agg(o.name, ', ' ORDER BY o.name) INTO v_others
             FROM (

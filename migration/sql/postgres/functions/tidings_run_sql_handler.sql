@@ -87,18 +87,8 @@ BEGIN
     WHERE p.proname = p_function AND p.prokind = 'f' AND p.proargtypes = '2950 2950 3802'::oidvector
           AND CASE WHEN p_schema IS NULL THEN pg_catalog.pg_function_is_visible(p.oid) ELSE n.nspname = p_schema END;
 
-    -- The constraints that are deferred unless somebody says otherwise: the next call is to find them so again.
-    SELECT 'SET CONSTRAINTS ' || string_agg(format('%I.%I', k.nspname, k.conname), ', ') || ' DEFERRED' INTO v_deferred
-    FROM (
-        SELECT n.nspname, c.conname
-        FROM pg_catalog.pg_constraint c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-        WHERE NOT pg_catalog.pg_is_other_temp_schema(n.oid) AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-        GROUP BY n.nspname, c.conname
-        -- Of a name that is also that of another kind of constraint none can be deferred.
-        HAVING bool_or(c.condeferred) AND bool_and(c.condeferrable)
-    ) k;
-
+    -- The next call is to find them so again.
+    v_deferred := tidings_defer_constraints();
     v_has_deliveries := tidings_next_delivery_ms(p_partition_no, p_handler_id) IS NOT NULL;
     v_ends_at := clock_timestamp() + p_most_ms * INTERVAL '1 millisecond';
 

@@ -9,8 +9,10 @@ AS $$
 DECLARE
     v_version CONSTANT int := get_aggregate_version(p_aggregate_id);
 BEGIN
-    IF p_new_version IS DISTINCT FROM v_version THEN
-        RAISE EXCEPTION 'the aggregate is at version %, not %', v_version, coalesce(p_new_version::text, 'NULL')
+    IF p_new_version IS NULL THEN
+        RAISE EXCEPTION 'p_new_version must not be NULL' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF p_new_version <> v_version THEN
+        RAISE EXCEPTION 'the aggregate is at version %, not %', v_version, p_new_version
             USING ERRCODE = 'TD001', HINT = 'An append changes the version by itself.';
     END IF;
 END;
