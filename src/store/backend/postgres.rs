@@ -7,6 +7,7 @@ mod import;
 mod leases;
 mod primary;
 mod projection;
+mod snapshot;
 
 use std::{sync::Arc, time::Duration};
 
@@ -83,6 +84,8 @@ pub(super) struct Postgres {
     /// For functions in SQL, which may leave something behind in their session, and take long.
     callers: Kept<sqlx::Postgres>,
     lock_timeout: Duration,
+    /// How long a connection may take to show that it is there.
+    acquire_timeout: Duration,
     migrator: DatabaseConnection,
     doorbell: Arc<doorbell::PostgresDoorbell>,
     primary: Arc<Primary>,
@@ -146,6 +149,7 @@ impl Postgres {
             leases: kept(write_timeout, LEASE_CONNECTIONS),
             callers: kept(write_timeout, SQL_CALLS_AT_A_TIME),
             lock_timeout: config.lock_timeout,
+            acquire_timeout: config.acquire_timeout,
             migrator: SqlxPostgresConnector::from_sqlx_postgres_pool(migrator),
             doorbell: Arc::new(doorbell),
             primary: primary.clone(),
@@ -170,8 +174,8 @@ impl Postgres {
         let mut taken = self.callers.take().await.map_err(not_acquired)?.only_once();
         let limit = self.lock_timeout + WRITE_TIMEOUT + GRACE;
         let epoch = taken.epoch();
-        let called = self.while_primary(epoch, limit, work(taken.connection()));
-        let Some(outcome) = called.await else {
+        let called = work(taken.connection());
+        let Some(outcome) = self.primary.while_primary(epoch, limit, called).await else {
             return Err(silent());
         };
         if outcome.is_ok()
@@ -191,10 +195,8 @@ impl Postgres {
         let mut taken = connections.take().await.map_err(not_acquired)?;
         let limit = self.lock_timeout + WRITE_TIMEOUT + GRACE;
         let epoch = taken.epoch();
-        let Some(outcome) = self
-            .while_primary(epoch, limit, work(taken.connection()))
-            .await
-        else {
+        let work = work(taken.connection());
+        let Some(outcome) = self.primary.while_primary(epoch, limit, work).await else {
             taken.discard();
             return Err(silent());
         };
@@ -202,24 +204,6 @@ impl Postgres {
             taken.give_back();
         }
         self.heed(outcome)
-    }
-
-    /// Waits for an answer until the time is over, or another server has become the primary: this one may never answer.
-    async fn while_primary<T>(
-        &self,
-        epoch: u64,
-        limit: Duration,
-        work: impl Future<Output = T>,
-    ) -> Option<T> {
-        let answer = tokio::select! {
-            biased;
-            answer = timeout(limit, work) => answer.ok(),
-            () = self.primary.left(epoch) => None,
-        };
-        if answer.is_none() {
-            self.primary.lost();
-        }
-        answer
     }
 
     /// A lost connection is a reason to look which server is the primary, and so is one that does not write.
@@ -357,12 +341,12 @@ impl Backend for Postgres {
         max_bytes: usize,
     ) -> Result<Part<QueryResult>, StoreError> {
         let mut taken = self.readers.take().await.map_err(not_acquired)?;
-        let taken_epoch = taken.epoch();
+        let epoch = taken.epoch();
         let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
         let reading = up_to(query.fetch(taken.connection()), max_bytes, row_bytes);
-        let reading = self.while_primary(taken_epoch, READ_TIMEOUT + GRACE, reading);
-        let Some(reading) = reading.await else {
+        let limit = READ_TIMEOUT + GRACE;
+        let Some(reading) = self.primary.while_primary(epoch, limit, reading).await else {
             taken.discard();
             return Err(silent());
         };
@@ -380,32 +364,14 @@ impl Backend for Postgres {
         statements: Vec<Statement>,
         rows: mpsc::Sender<(usize, QueryResult)>,
     ) -> Result<(), StoreError> {
-        let mut taken = self.readers.take().await.map_err(not_acquired)?;
-        let begun = taken
-            .connection()
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            .await;
-        let mut transaction = begun.map_err(not_begun)?;
-        // Nobody waits for it, and whoever takes the rows may take its time.
-        let patient =
-            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
-        (&mut *transaction)
-            .execute(sqlx::raw_sql(patient))
-            .await
-            .map_err(while_running)?;
-        for (number, statement) in statements.into_iter().enumerate() {
-            let values = SqlxValues(statement.values.unwrap_or(Values(Vec::new())));
-            let query = sqlx::query_with(AssertSqlSafe(statement.sql), values);
-            let mut answer = query.fetch(&mut *transaction);
-            while let Some(row) = answer.try_next().await.map_err(while_running)? {
-                if rows.send((number, row.into())).await.is_err() {
-                    return Ok(());
-                }
-            }
+        // One that does not answer, or still has rows to send, is of no more use.
+        let mut taken = self.readers.take().await.map_err(not_acquired)?.only_once();
+        let epoch = taken.epoch();
+        let read = snapshot::read(self, epoch, taken.connection(), statements, rows).await;
+        if let Ok(snapshot::Taken::Whole) = read {
+            taken.give_back();
         }
-        transaction.commit().await.map_err(while_running)?;
-        taken.give_back();
-        Ok(())
+        self.heed(read.map(drop))
     }
 
     async fn execute(&self, statement: Statement) -> Result<(), StoreError> {

@@ -4,28 +4,37 @@ use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::{self, Connection, SqliteConnection};
 use serde_json::json;
+use tokio::task::block_in_place;
 use uuid::Uuid;
 
 use super::servers::append_by_sql;
 use super::*;
 use crate::support::in_process;
-use crate::support::load::{Append, NewEvent};
+use crate::support::load::{Append, NewEvent, aggregate_in};
 use crate::support::postgres::{self, Cluster};
+use crate::support::proxy::Proxy;
+use crate::support::server::TestServerBuilder;
+use crate::support::sql_clients::{Servers, SqlLoad};
+
+const SQL_CLIENTS: usize = 8;
 
 /// A server with time-outs that keep the test short, on several URLs.
 fn serve(urls: &[&str]) -> TestServer {
+    prepare(urls).start()
+}
+
+fn prepare(urls: &[&str]) -> TestServerBuilder {
     TestServer::on(&urls.join(","))
         .arguments(["--partitions", "4"])
         .arguments(["--database-acquire-timeout", "1s", "--lock-timeout", "1s"])
         .arguments(["--request-timeout", "3s"])
-        .start()
 }
 
-/// Ends all sessions of servers on a database.
+/// Ends all sessions on a database, of servers and of SQL clients.
 fn cut_sessions(database: &postgres::Database) {
     database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-         WHERE datname = current_database() AND application_name = 'tidings'",
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
     );
 }
 
@@ -52,9 +61,13 @@ async fn servers_go_on_by_themselves_on_a_standby_that_is_promoted_and_nothing_a
             next(writer, call)
         })
     });
+    let aggregates: Vec<Uuid> = (0..8).map(|number| aggregate_in(number % 4)).collect();
+    let of_sql = Servers::new(&[&database.url, &promoted.url]);
+    let sql = SqlLoad::start(&of_sql, SQL_CLIENTS, &aggregates);
     for load in &loads {
         load.until_more_acknowledged(200).await;
     }
+    sql.until_more_appended(200).await;
 
     old.stop_immediate();
     new.promote();
@@ -62,11 +75,15 @@ async fn servers_go_on_by_themselves_on_a_standby_that_is_promoted_and_nothing_a
     for load in &loads {
         load.until_more_acknowledged(200).await;
     }
+    sql.until_more_appended(200).await;
     println!(
         "200 more appends each {:?} after the promotion",
         began.elapsed()
     );
 
+    // SQL clients cannot know a primary that was left behind from the new one: they are pointed at the new one alone, as
+    // docs/operations.md asks for.
+    of_sql.set(&[&promoted.url]).await;
     // Somebody starts the old primary again, and it takes itself for one. It is the first in the order.
     old.start();
     let before = StoredLog::read_whole(&database.url).await;
@@ -74,6 +91,7 @@ async fn servers_go_on_by_themselves_on_a_standby_that_is_promoted_and_nothing_a
     for load in &loads {
         load.until_more_acknowledged(200).await;
     }
+    sql.until_more_appended(200).await;
 
     let mut ledger = Ledger::default();
     for load in loads {
@@ -81,6 +99,12 @@ async fn servers_go_on_by_themselves_on_a_standby_that_is_promoted_and_nothing_a
     }
     println!("{:?} {:?}", ledger.counts, ledger.reasons);
     assert_eq!(ledger.counts.cut, 0, "every call was answered");
+    let told = sql.stop().await;
+    let log = StoredLog::read_whole(&promoted.url).await;
+    for told in told {
+        assert!(told.lost >= 2, "both faults came during load: {told:?}");
+        told.add_to(&mut ledger, &log);
+    }
     let client = Client::new(&servers[0]);
     assert_nothing_was_lost(&promoted.url, &client, &mut ledger, &followers).await;
     let is_undisturbed = followers.iter().all(|follower| follower.resumed() == 0);
@@ -88,6 +112,38 @@ async fn servers_go_on_by_themselves_on_a_standby_that_is_promoted_and_nothing_a
     let after = StoredLog::read_whole(&database.url).await;
     assert_eq!(after.events.len(), before.events.len());
     assert_eq!(after.entries.len(), before.entries.len());
+}
+
+/// Its machine is gone: nothing answers, and nothing is closed. The time-outs are the default ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_go_on_by_themselves_soon_after_a_primary_has_vanished_without_a_word() {
+    const SOON: Duration = Duration::from_secs(8);
+    let old = Cluster::private();
+    let database = old.create_database();
+    let new = old.standby(true);
+    let promoted = new.database(&database.name);
+    let proxy = Proxy::to(&database.url).await;
+    let server = TestServer::on(&format!("{},{}", proxy.url, promoted.url))
+        .arguments(["--partitions", "4"])
+        .start();
+    let client = Client::new(&server);
+    let followers = follow_the_load(&server.ws_url(), false);
+    let load = Load::start(&client, WRITERS, mixed());
+    load.until_more_acknowledged(200).await;
+
+    proxy.vanish();
+    let began = Instant::now();
+    block_in_place(|| new.promote());
+    load.until_more_acknowledged(200).await;
+    let taken = began.elapsed();
+    println!("200 more appends {taken:?} after the primary has vanished");
+    let mut ledger = load.stop().await;
+    println!("{:?} {:?}", ledger.counts, ledger.reasons);
+    assert_nothing_was_lost(&promoted.url, &client, &mut ledger, &followers).await;
+    assert!(ledger.counts.failed() > 0, "it came during load");
+    let is_undisturbed = followers.iter().all(|follower| follower.resumed() == 0);
+    assert!(is_undisturbed, "subscriptions live through it");
+    assert!(taken < SOON, "{taken:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +171,8 @@ async fn a_primary_that_is_made_read_only_is_left_for_the_one_that_was_promoted(
 }
 
 /// The standby is behind, and has gone on past the place where the server was before that server looks: by the numbers of its
-/// positions nothing is missing.
+/// positions nothing is missing, and only the ids tell. The server keeps no read models: nobody has made those on the standby
+/// meanwhile, so the head of their changes would tell, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_ends_rather_than_skip_what_takes_the_places_of_events_that_were_lost() {
     const LOST: usize = 3;
@@ -123,7 +180,9 @@ async fn a_server_ends_rather_than_skip_what_takes_the_places_of_events_that_wer
     let database = old.create_database();
     let new = old.standby(true);
     let promoted = new.database(&database.name);
-    let mut server = serve(&[&database.url, &promoted.url]);
+    let mut server = prepare(&[&database.url, &promoted.url])
+        .arguments(["--background=false"])
+        .start();
     let client = Client::new(&server);
     let follow = Follow::everything();
     let follower = Follower::start(&server.ws_url(), follow.clone(), Manner::all(&follow));
@@ -154,6 +213,7 @@ async fn a_server_ends_rather_than_skip_what_takes_the_places_of_events_that_wer
     assert_eq!(status.code(), Some(1));
     let output = server.output();
     assert!(output.contains("the database has gone back"), "{output}");
+    assert!(output.contains("what this server has seen at"), "{output}");
 
     // Started again, it serves what is there.
     server.restart();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::*;
 use crate::support::load::{Append, NewEvent, Told};
 use crate::support::postgres::Cluster;
-use crate::support::sql_clients::{SqlClient, SqlLedger};
+use crate::support::sql_clients::{Servers, SqlClient, SqlLedger};
 
 /// Each SQL client commits event by event, so the database's disk sets the pace.
 const EVENTS: usize = 20_000;
@@ -125,7 +125,7 @@ impl Work {
     }
 
     async fn by_sql(self: Arc<Work>, url: String) -> SqlLedger {
-        let mut client = SqlClient::to(&url);
+        let mut client = SqlClient::to(Servers::new(&[&url]));
         while let Some((number, aggregate, stream)) = self.next() {
             let is_expecting = number.is_multiple_of(EXPECTED_EACH);
             let text = number.to_string();
@@ -203,11 +203,6 @@ async fn run(events: usize, is_disturbed: bool) {
     println!("{events} events in {:?}", began.elapsed());
 
     let log = StoredLog::read_whole(&database.url).await;
-    let versions: HashMap<Uuid, i64> = log
-        .events
-        .iter()
-        .map(|event| (event.id, i64::from(event.version)))
-        .collect();
     let mut ledger = Ledger::default();
     let (mut conflicts, mut failures, mut lost) = (0, 0, 0);
     for told in graphql {
@@ -219,11 +214,7 @@ async fn run(events: usize, is_disturbed: bool) {
     for told in sql {
         conflicts += told.conflicts;
         lost += told.lost;
-        ledger.acknowledged.extend(told.entries);
-        let stored = |id| (id, versions.get(&id).copied().unwrap_or_default());
-        ledger
-            .acknowledged
-            .extend(told.events.into_iter().map(stored));
+        told.add_to(&mut ledger, &log);
     }
     println!("{conflicts} conflicts, {failures} failed calls, {lost} lost connections");
     ledger.assert_is_all_of(&log);

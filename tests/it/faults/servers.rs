@@ -1,6 +1,6 @@
 //! Several servers on one PostgreSQL, and SQL clients beside them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use serde_json::json;
@@ -11,6 +11,11 @@ use super::*;
 use crate::support::client::{Socket, Step};
 use crate::support::load::{Append, NewEvent};
 use crate::support::postgres::Cluster;
+
+/// Appends before any is timed.
+const WARM_UP: usize = 50;
+/// A machine on which CPUs are waited for longer than this part of the time has none to spare.
+const SPARE_PRESSURE: f64 = 0.4;
 
 /// Ends every session that waits at the doorbell, again and again, until it is dropped.
 struct NoDoorbell {
@@ -153,8 +158,36 @@ pub(super) async fn append_by_sql(database_url: &str, count: usize) {
     }
 }
 
-/// From the answer of an append through one server to its arrival at a subscriber of the other, in order of their size.
-async fn times_to_arrive(near: &TestServer, far: &TestServer, count: usize) -> Vec<Duration> {
+/// How long it took from the answer of an append through one server to its arrival at a subscriber of the other.
+struct TimesToArrive {
+    median: Duration,
+    p99: Duration,
+    /// Which part of the time somebody on this machine has waited for a CPU. Where the system does not tell it is 1.
+    pressure: f64,
+}
+
+impl TimesToArrive {
+    /// The median says what the servers do, whatever else the machine does. What the slowest hundredth takes says that only where
+    /// the machine had CPUs to spare: while others compile on all of them it is their time slices.
+    fn assert_within(&self, limit: Duration) {
+        assert!(self.median < limit, "median {:?}", self.median);
+        if self.pressure < SPARE_PRESSURE {
+            assert!(self.p99 < limit, "p99 {:?}", self.p99);
+        } else {
+            println!("the machine is busy: p99 tells nothing");
+        }
+    }
+}
+
+/// For how many microseconds since the machine's start somebody has waited for a CPU.
+fn microseconds_of_pressure() -> Option<f64> {
+    let pressure = std::fs::read_to_string("/proc/pressure/cpu").ok()?;
+    let (_, total) = pressure.lines().next()?.split_once("total=")?;
+    total.trim().parse().ok()
+}
+
+/// Appends through one server and waits for each at a subscriber of the other, one after the other.
+async fn times_to_arrive(near: &TestServer, far: &TestServer, count: usize) -> TimesToArrive {
     let client = Client::new(far);
     let mut socket = Socket::open(&near.ws_url(), "graphql-transport-ws", &[])
         .await
@@ -163,11 +196,12 @@ async fn times_to_arrive(near: &TestServer, far: &TestServer, count: usize) -> V
     let query = "subscription { events { event { id } } }";
     socket.start("1", query, json!({})).await;
     let mut times = Vec::new();
-    // The first ones show that the subscription has begun, and warm everything up.
-    while times.len() < count + 10 {
+    let (began, pressure_before) = (Instant::now(), microseconds_of_pressure());
+    // The first ones show that the subscription has begun, and warm everything up: connections, statements and caches.
+    while times.len() < count + WARM_UP {
         let append = Append::Event(NewEvent::new(Uuid::new_v4(), json!({})));
         append.send_until_acknowledged(&client).await;
-        let stored = std::time::Instant::now();
+        let stored = Instant::now();
         let next = tokio::time::timeout(Duration::from_secs(5), socket.next());
         match next.await {
             Ok((_, Step::Next(data))) => {
@@ -179,31 +213,43 @@ async fn times_to_arrive(near: &TestServer, far: &TestServer, count: usize) -> V
             Err(_) => assert!(times.is_empty(), "an event does not come"),
         }
     }
-    let mut times = times.split_off(10);
+    let pressure = pressure_before
+        .zip(microseconds_of_pressure())
+        .map(|(before, after)| (after - before) / 1e6 / began.elapsed().as_secs_f64());
+    let mut times = times.split_off(WARM_UP);
     times.sort();
+    let found = TimesToArrive {
+        median: times[count / 2],
+        p99: times[count * 99 / 100],
+        pressure: pressure.unwrap_or(1.0),
+    };
     println!(
-        "from the commit to the subscriber of another server: median {:?}, p99 {:?}, longest {:?} of {count}",
-        times[count / 2],
-        times[count * 99 / 100],
-        times[count - 1]
+        "from the commit to the subscriber of another server: median {:?}, p99 {:?}, longest {:?} of {count}; {:.0} % of the time \
+         a CPU was waited for",
+        found.median,
+        found.p99,
+        times[count - 1],
+        found.pressure * 100.0
     );
-    times
+    found
 }
 
-/// The median says what the servers do, whatever else the machine does. `cargo bench --bench load -- servers` has the rest.
-async fn median_time_to_arrive(database: &crate::support::postgres::Database) -> Duration {
-    let count = rounds(100);
+async fn time_to_arrive(
+    database: &crate::support::postgres::Database,
+    count: usize,
+) -> TimesToArrive {
     let (near, far) = (
         TestServer::start(&database.url),
         TestServer::start(&database.url),
     );
-    times_to_arrive(&near, &far, count).await[count / 2]
+    times_to_arrive(&near, &far, count).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_through_another_server_arrives_within_50_ms() {
     let database = Cluster::shared().create_database();
-    assert!(median_time_to_arrive(&database).await < Duration::from_millis(50));
+    let times = time_to_arrive(&database, rounds(300)).await;
+    times.assert_within(Duration::from_millis(50));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -215,10 +261,12 @@ async fn an_append_through_another_server_arrives_within_250_ms_where_no_ring_is
          ALTER DATABASE {} SET search_path = public, pg_catalog",
         database.name
     ));
-    let median = median_time_to_arrive(&database).await;
-    assert!(median < Duration::from_millis(250));
+    // Each takes a tenth of a second.
+    let times = time_to_arrive(&database, rounds(200)).await;
+    times.assert_within(Duration::from_millis(250));
     assert!(
-        median > Duration::from_millis(5),
-        "the poll is what finds it: {median:?}"
+        times.median > Duration::from_millis(5),
+        "the poll is what finds it: {:?}",
+        times.median
     );
 }

@@ -1,6 +1,8 @@
 //! A TCP proxy that can fall silent: what is sent goes nowhere, and nothing is closed, as where a cable is cut.
 
-use tokio::io::{self, AsyncReadExt};
+use std::sync::Arc;
+
+use tokio::io::{self, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -10,10 +12,29 @@ use url::Url;
 pub struct Proxy {
     /// The URL of the database by way of the proxy.
     pub url: String,
-    /// How often it fell silent.
-    silences: watch::Sender<u32>,
+    silence: Arc<watch::Sender<Silence>>,
     fate: watch::Receiver<Fate>,
     task: JoinHandle<()>,
+}
+
+/// What is not to be answered.
+#[derive(Clone, Debug, Default)]
+struct Silence {
+    /// Grows where all that is connected falls silent.
+    count: u32,
+    /// Whether those who connect are served no more either.
+    is_for_all: bool,
+    /// What nobody may send: it is not passed on, and all falls silent instead.
+    at: Option<(String, Reach)>,
+}
+
+/// Who is not served any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Who is connected.
+    Connected,
+    /// Whoever connects later, too.
+    All,
 }
 
 /// What became of the connections that fell silent.
@@ -36,18 +57,18 @@ impl Proxy {
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port()))
             .unwrap();
-        let (silences, silence) = watch::channel(0);
+        let silence = Arc::new(watch::Sender::new(Silence::default()));
         let (told, fate) = watch::channel(Fate::default());
+        let silences = silence.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let mut silence = silence.clone();
-                silence.mark_unchanged();
-                tokio::spawn(serve(client, database.clone(), silence, told.clone()));
+                let (database, told) = (database.clone(), told.clone());
+                tokio::spawn(serve(client, database, silences.clone(), told));
             }
         });
         Proxy {
             url: url.into(),
-            silences,
+            silence,
             fate,
             task,
         }
@@ -55,7 +76,18 @@ impl Proxy {
 
     /// What is connected now falls silent for ever. Whoever connects from now on is served.
     pub fn fall_silent(&self) {
-        self.silences.send_modify(|silences| *silences += 1);
+        fall_silent(&self.silence, Reach::Connected);
+    }
+
+    /// From now on nobody is answered, whoever connects.
+    pub fn vanish(&self) {
+        fall_silent(&self.silence, Reach::All);
+    }
+
+    /// Falls silent where somebody sends this.
+    pub fn fall_silent_at(&self, text: &str, reach: Reach) {
+        self.silence
+            .send_modify(|silence| silence.at = Some((text.to_owned(), reach)));
     }
 
     /// On how many silent connections something was sent until now.
@@ -94,19 +126,66 @@ impl Drop for Proxy {
     }
 }
 
+fn fall_silent(silence: &watch::Sender<Silence>, reach: Reach) {
+    silence.send_modify(|silence| {
+        silence.count += 1;
+        silence.is_for_all |= reach == Reach::All;
+    });
+}
+
 async fn serve(
     mut client: TcpStream,
     database: (String, u16),
-    mut silence: watch::Receiver<u32>,
+    silence: Arc<watch::Sender<Silence>>,
     fate: watch::Sender<Fate>,
 ) {
-    let mut server = TcpStream::connect(database).await.unwrap();
-    tokio::select! {
-        _ = io::copy_bidirectional(&mut client, &mut server) => return,
-        fell = silence.changed() => if fell.is_err() { return },
+    let mut silences = silence.subscribe();
+    let Silence {
+        count, is_for_all, ..
+    } = *silences.borrow_and_update();
+    // Open for as long as the client's: nobody tells the database either.
+    let mut server = None;
+    let mut is_asked = false;
+    if !is_for_all {
+        let server = server.insert(TcpStream::connect(database).await.unwrap());
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let asking = async {
+            let mut asked = vec![0; 64 << 10];
+            loop {
+                let length = from_client.read(&mut asked).await.unwrap_or(0);
+                if length == 0 {
+                    return false;
+                }
+                let asked = &asked[..length];
+                let at = silence.borrow().at.clone();
+                if let Some((text, reach)) = at
+                    && asked
+                        .windows(text.len())
+                        .any(|part| part == text.as_bytes())
+                {
+                    fall_silent(&silence, reach);
+                    return true;
+                }
+                if to_server.write_all(asked).await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = silences.wait_for(|silence| silence.count > count) => {}
+            was_last = asking => match was_last {
+                true => is_asked = true,
+                false => return,
+            },
+            _ = io::copy(&mut from_server, &mut to_client) => return,
+        }
+    }
+    if is_asked {
+        fate.send_modify(|fate| fate.asked += 1);
     }
     let mut void = [0; 4096];
-    let mut is_asked = false;
     while client.read(&mut void).await.is_ok_and(|count| count > 0) {
         if !is_asked {
             is_asked = true;
@@ -116,4 +195,5 @@ async fn serve(
     if is_asked {
         fate.send_modify(|fate| fate.given_up += 1);
     }
+    drop(server);
 }

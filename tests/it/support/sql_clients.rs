@@ -1,11 +1,19 @@
 //! Clients that append by the guide's functions in SQL, as fast as they are answered.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sqlx::{self, Connection, PgConnection};
 use serde_json::json;
+use tokio::sync::{RwLock, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use super::client::LIMIT;
+use super::load::Ledger;
+use super::log::StoredLog;
 
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(20);
 
@@ -22,9 +30,55 @@ pub struct SqlLedger {
     pub lost: usize,
 }
 
+impl SqlLedger {
+    /// Adds what is stored to another ledger. A client of the guide's `append_event` is told no version, so that is the log's.
+    pub fn add_to(self, ledger: &mut Ledger, log: &StoredLog) {
+        let versions: HashMap<Uuid, i64> = log
+            .events
+            .iter()
+            .map(|event| (event.id, i64::from(event.version)))
+            .collect();
+        let stored = |id| (id, versions.get(&id).copied().unwrap_or_default());
+        ledger.acknowledged.extend(self.entries);
+        ledger
+            .acknowledged
+            .extend(self.events.into_iter().map(stored));
+    }
+}
+
+/// Where SQL clients connect, as libpq does with several hosts and `target_session_attrs=primary`: the first that is a primary.
+#[derive(Clone)]
+pub struct Servers(Arc<RwLock<Vec<String>>>);
+
+impl Servers {
+    pub fn new(urls: &[&str]) -> Servers {
+        let urls = urls.iter().map(|&url| url.to_owned()).collect();
+        Servers(Arc::new(RwLock::new(urls)))
+    }
+
+    /// From now on nobody connects anywhere else.
+    pub async fn set(&self, urls: &[&str]) {
+        *self.0.write().await = urls.iter().map(|&url| url.to_owned()).collect();
+    }
+
+    async fn connect(&self) -> Option<PgConnection> {
+        let urls = self.0.read().await;
+        for url in urls.iter() {
+            let Ok(mut connection) = PgConnection::connect(url).await else {
+                continue;
+            };
+            let is_standby = sqlx::query_scalar("SELECT pg_is_in_recovery()");
+            if let Ok(false) = is_standby.fetch_one(&mut connection).await {
+                return Some(connection);
+            }
+        }
+        None
+    }
+}
+
 /// A client that connects again where its connection is lost.
 pub struct SqlClient {
-    url: String,
+    servers: Servers,
     connection: Option<PgConnection>,
     pub ledger: SqlLedger,
 }
@@ -36,9 +90,9 @@ enum Failure {
 }
 
 impl SqlClient {
-    pub fn to(url: &str) -> SqlClient {
+    pub fn to(servers: Servers) -> SqlClient {
         SqlClient {
-            url: url.to_owned(),
+            servers,
             connection: None,
             ledger: SqlLedger::default(),
         }
@@ -121,9 +175,9 @@ impl SqlClient {
     async fn connection(&mut self) -> &mut PgConnection {
         let mut connection = self.connection.take();
         while connection.is_none() {
-            match PgConnection::connect(&self.url).await {
-                Ok(made) => connection = Some(made),
-                Err(_) => tokio::time::sleep(PAUSE_AFTER_FAILURE).await,
+            connection = self.servers.connect().await;
+            if connection.is_none() {
+                tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
             }
         }
         self.connection.insert(connection.expect("it was made"))
@@ -151,5 +205,74 @@ impl SqlClient {
         self.connection = None;
         tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
         Err(Failure::Lost)
+    }
+}
+
+/// SQL clients at work.
+pub struct SqlLoad {
+    appended: watch::Receiver<usize>,
+    stopping: CancellationToken,
+    clients: JoinSet<SqlLedger>,
+}
+
+impl SqlLoad {
+    /// Starts clients, each of which appends events to the same aggregates in turn, and after each fourth an entry.
+    pub fn start(servers: &Servers, clients: usize, aggregates: &[Uuid]) -> SqlLoad {
+        let (told, appended) = watch::channel(0);
+        let told = Arc::new(told);
+        let stopping = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for number in 0..clients {
+            let mut client = SqlClient::to(servers.clone());
+            let (told, stopping) = (told.clone(), stopping.clone());
+            let aggregates = aggregates.to_vec();
+            tasks.spawn(async move {
+                let mut call = 0;
+                while !stopping.is_cancelled() {
+                    let aggregate = aggregates[(number + call) % aggregates.len()];
+                    let text = format!("SQL client {number}, call {call}");
+                    client.append_event(aggregate, &text, call % 3 == 0).await;
+                    if call % 4 == 3 {
+                        let stream = format!("stream-{}", number % 4);
+                        client.append_to_stream(&stream, &text).await;
+                    }
+                    told.send_modify(|appended| *appended += 1);
+                    call += 1;
+                }
+                client.ledger
+            });
+        }
+        SqlLoad {
+            appended,
+            stopping,
+            clients: tasks,
+        }
+    }
+
+    /// Waits until so many more events are stored.
+    ///
+    /// # Panics
+    ///
+    /// Where they are not within [`LIMIT`].
+    pub async fn until_more_appended(&self, more: usize) {
+        let mut appended = self.appended.clone();
+        let enough = *appended.borrow() + more;
+        let waited = appended.wait_for(|appended| *appended >= enough);
+        let waited = tokio::time::timeout(LIMIT, waited).await;
+        assert!(
+            matches!(waited, Ok(Ok(_))),
+            "SQL clients append {more} more"
+        );
+    }
+
+    /// Lets every client end what it has begun.
+    ///
+    /// # Panics
+    ///
+    /// Where one does not within [`LIMIT`].
+    pub async fn stop(self) -> Vec<SqlLedger> {
+        self.stopping.cancel();
+        let ended = tokio::time::timeout(LIMIT, self.clients.join_all()).await;
+        ended.expect("every call ends")
     }
 }

@@ -1,12 +1,17 @@
 //! Exports and imports that are cut off, and go on where they stopped.
 
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{contents::Contents, export, import, make_events, pipe, tidings};
+use sea_orm::sqlx::{self, Connection, PgConnection};
+use tokio::task::block_in_place;
+
+use super::{Said, contents::Contents, export, import, make_events, pipe, tidings};
+use crate::support::client::LIMIT;
 use crate::support::in_process::{Database, Engine};
 use crate::support::log::StoredLog;
+use crate::support::proxy::{Proxy, Reach};
 use crate::support::server::TestServer;
 
 const EVENTS: i64 = 40_000;
@@ -141,4 +146,85 @@ async fn an_export_that_was_killed_goes_on_in_its_file() {
         "it is as if it had not been killed"
     );
     export(&source.url(), &cut).fail("holds a whole export");
+}
+
+/// Starts an export of a PostgreSQL that has a second to show that it is there.
+fn begin_export(url: &str) -> Child {
+    let patience = ["--migrate=false", "--database-acquire-timeout", "1s"];
+    tidings(&["export", "--database-url", url])
+        .args(patience)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The end of a call that must not go on for ever.
+fn end_of(mut child: Child) -> (ExitStatus, Said) {
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if began.elapsed() > LIMIT => {
+                child.kill().unwrap();
+                panic!("it does not end");
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    (status, Said::of(&child.wait_with_output().unwrap()))
+}
+
+async fn an_export_ends_where_the_database_falls_silent(reach: Reach) {
+    let source = Database::make(Engine::Postgres);
+    make_few(&source.url());
+    let proxy = Proxy::to(&source.url()).await;
+    // In the middle of the snapshot, while nothing has a time limit.
+    proxy.fall_silent_at("FROM aggregates a", reach);
+    let child = begin_export(&proxy.url);
+    let (status, said) = block_in_place(|| end_of(child));
+    assert!(proxy.asked() > 0, "it came that far: {said:?}");
+    assert_eq!(status.code(), Some(1), "{said:?}");
+    said.fail("the database does not answer");
+}
+
+fn make_few(url: &str) {
+    Said::by(tidings(&["migrate", "--database-url", url])).succeed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_ends_and_says_so_where_its_connection_falls_silent() {
+    an_export_ends_where_the_database_falls_silent(Reach::Connected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_ends_and_says_so_where_the_database_has_vanished() {
+    an_export_ends_where_the_database_falls_silent(Reach::All).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_waits_for_a_database_that_is_at_work() {
+    let source = Database::make(Engine::Postgres);
+    make_few(&source.url());
+    let mut holder = PgConnection::connect(&source.url()).await.unwrap();
+    let mut held = holder.begin().await.unwrap();
+    let lock = "LOCK TABLE aggregates IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock).execute(&mut *held).await.unwrap();
+    let child = begin_export(&source.url());
+    let mut looking = PgConnection::connect(&source.url()).await.unwrap();
+    // For longer than it has patience with one that is silent.
+    let waiting = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() \
+         AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '3.5 s')";
+    let began = Instant::now();
+    while !sqlx::query_scalar::<_, bool>(waiting)
+        .fetch_one(&mut looking)
+        .await
+        .unwrap()
+    {
+        assert!(began.elapsed() < LIMIT, "it waits for the table");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    held.commit().await.unwrap();
+    let (_, said) = block_in_place(|| end_of(child));
+    said.succeed();
 }

@@ -4,11 +4,10 @@ use std::{convert::Infallible, sync::Arc};
 
 use async_trait::async_trait;
 use sea_orm::sqlx::{self, Pool, postgres::PgListener};
-use tokio::time::timeout;
 
 use super::{
     super::kept::{Gate, Kept, is_answer},
-    Doorbell, Primary, READ_TIMEOUT, not_acquired, silent, while_running,
+    Doorbell, GRACE, Primary, READ_TIMEOUT, not_acquired, silent, while_running,
 };
 use crate::store::StoreError;
 
@@ -59,7 +58,10 @@ impl Doorbell for PostgresDoorbell {
         let query = sqlx::query("SELECT pg_notify($1, $2)")
             .bind(CHANNEL)
             .bind(text);
-        let Ok(rung) = timeout(READ_TIMEOUT, query.execute(taken.connection())).await else {
+        let epoch = taken.epoch();
+        let rung = query.execute(taken.connection());
+        let limit = READ_TIMEOUT + GRACE;
+        let Some(rung) = self.primary.while_primary(epoch, limit, rung).await else {
             taken.discard();
             return Err(silent());
         };

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -20,7 +21,7 @@ use sea_orm::sqlx::{
 };
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -31,7 +32,7 @@ use crate::{
     store::{Guard, Seen, SeenLog},
 };
 
-/// How long one server may take to answer whether it is the primary.
+/// How long one server may take to answer whether it is the primary; and for how long a statement waits before that is asked.
 const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least time between two rounds through the servers.
 const TRY_EVERY: Duration = Duration::from_millis(250);
@@ -59,7 +60,7 @@ pub(super) struct Primary {
     epoch: watch::Sender<u64>,
     /// What the connections of this epoch lead to.
     incarnation: tokio::sync::Mutex<Option<Incarnation>>,
-    /// Rung when a connection was lost, so that it has to be looked again.
+    /// Rung when a connection was lost or does not answer, so that it has to be looked again.
     trouble: Notify,
     pools: Mutex<Vec<FollowingPool>>,
     guard: OnceLock<Guard>,
@@ -157,7 +158,7 @@ impl Primary {
         Err(NoPrimary { tried })
     }
 
-    /// Chooses again whenever a connection was lost, until it is told to stop. With one server there is nothing to choose.
+    /// Chooses again whenever a connection was lost or does not answer, until it is told to stop. With one server there is nothing to choose.
     pub(super) async fn keep_choosing(self: Arc<Self>, stopping: CancellationToken) {
         if self.servers.len() < 2 {
             return;
@@ -198,6 +199,36 @@ impl Primary {
         let mut epochs = self.epoch.subscribe();
         // The sender is this value's own, so there is always one.
         drop(epochs.wait_for(|now| *now != epoch).await);
+    }
+
+    /// Waits for an answer until the time is over, or another server has become the primary: this one may never answer. While it
+    /// does not, it is looked again which one is: a machine that is gone closes no connection.
+    pub(super) async fn while_primary<T>(
+        &self,
+        epoch: u64,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        let mut left = pin!(self.left(epoch));
+        let deadline = Instant::now() + limit;
+        loop {
+            let until = deadline.min(Instant::now() + self.try_timeout);
+            tokio::select! {
+                biased;
+                answer = timeout_at(until, &mut work) => match answer {
+                    Ok(answer) => return Some(answer),
+                    Err(_) => Gate::lost(self),
+                },
+                () = &mut left => {
+                    Gate::lost(self);
+                    return None;
+                }
+            }
+            if until == deadline {
+                return None;
+            }
+        }
     }
 
     async fn try_server(&self, server: &Server) -> Result<i32, sqlx::Error> {
