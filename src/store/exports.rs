@@ -97,7 +97,7 @@ impl Store {
     fn snapshot_statements(&self) -> Vec<String> {
         let commands = rows::command_columns_of("c");
         vec![
-            self.heads_sql(),
+            Self::heads_sql().to_owned(),
             "SELECT id, handler_name, CAST(event_types AS text), handler_function, is_active, paused_until, created_at, \
              revision FROM event_handlers ORDER BY handler_name"
                 .to_owned(),

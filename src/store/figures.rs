@@ -117,18 +117,14 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn delivery_counts(&self) -> Result<Vec<DeliveryCount>, StoreError> {
-        let partitions = self.partitions().iter();
-        let partitions: Vec<String> = partitions
-            .map(|partition| format!("SELECT {partition} AS partition_no"))
-            .collect();
         let sql = format!(
             "SELECT handlers.id, statuses.status, CAST(SUM((SELECT COUNT(*) FROM ( \
                  SELECT 1 FROM deliveries WHERE partition_no = partitions.partition_no AND handler_id = handlers.id \
                  AND status = statuses.status LIMIT {MOST_COUNTED}) AS counted)) AS bigint) \
              FROM (SELECT id FROM event_handlers LIMIT {MOST_ROWS}) AS handlers \
              CROSS JOIN (SELECT 'RETRYING' AS status UNION ALL SELECT 'WAITING' UNION ALL SELECT 'DEAD') AS statuses \
-             CROSS JOIN ({}) AS partitions GROUP BY handlers.id, statuses.status",
-            partitions.join(" UNION ALL ")
+             CROSS JOIN (SELECT partition_no FROM partition_locks WHERE log = 'events') AS partitions \
+             GROUP BY handlers.id, statuses.status"
         );
         let count = |row| {
             let mut row = Row::of(row);

@@ -160,7 +160,7 @@ pub(super) async fn postpone_command(
     delay_ms: i64,
 ) -> Result<bool, StoreError> {
     let sql = "UPDATE commands SET attempts = attempts + 1, reason = $4, \
-               not_before = clock_timestamp() + $5 * interval '1 millisecond' \
+               not_before = statement_timestamp() + $5 * interval '1 millisecond' \
                WHERE partition_no = $1 AND id = $2 AND status = 'PENDING' AND attempts = $3";
     sqlx::query(sql)
         .bind(command.partition.number())
