@@ -2,7 +2,10 @@
 
 mod cli;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -11,7 +14,8 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tidings: {}", cli::describe(&error));
+            // Whoever has closed the other end of the pipe does not want to know.
+            writeln!(io::stderr(), "tidings: {}", cli::describe(&error)).ok();
             ExitCode::FAILURE
         }
     }

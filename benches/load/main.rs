@@ -2,8 +2,8 @@
 //! same PostgreSQL cluster. Prints medians, ratios, and whether each target is met; a missed target is no failure.
 //!
 //! `make bench`, or `cargo bench --bench load -- [scenario…] [--seconds N] [--rounds N]`.
-#![allow(dead_code, reason = "parts of the tests' ground are not needed here")]
-#![allow(
+#![expect(dead_code, reason = "parts of the tests' ground are not needed here")]
+#![expect(
     clippy::disallowed_methods,
     reason = "a benchmark measures by the real clock, with fresh ids"
 )]

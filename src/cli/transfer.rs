@@ -190,8 +190,10 @@ fn open_behind(path: &Path, kept: u64) -> io::Result<File> {
         .truncate(false)
         .write(true)
         .open(path)?;
-    file.set_len(kept)?;
-    file.seek(io::SeekFrom::Start(kept))?;
+    if file.metadata()?.is_file() {
+        file.set_len(kept)?;
+        file.seek(io::SeekFrom::Start(kept))?;
+    }
     Ok(file)
 }
 
@@ -204,7 +206,11 @@ impl Write for Durable {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.sync_all()
+        // Pipes and devices have no disk.
+        match self.0.metadata()?.is_file() {
+            true => self.0.sync_all(),
+            false => Ok(()),
+        }
     }
 }
 

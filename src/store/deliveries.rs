@@ -380,8 +380,8 @@ impl Store {
     }
 }
 
-/// The columns that [`delivery`] reads.
-const COLUMNS: [Column; 10] = [
+/// The columns that [`delivery`] reads, which are all of the table.
+pub(super) const COLUMNS: [Column; 10] = [
     Column::PartitionNo,
     Column::Id,
     Column::HandlerId,
@@ -394,7 +394,13 @@ const COLUMNS: [Column; 10] = [
     Column::UpdatedAt,
 ];
 
-pub(super) fn select_deliveries() -> SelectStatement {
+/// The same in SQL, for an alias of the table.
+pub(super) fn columns_of(alias: &str) -> String {
+    let columns = COLUMNS.map(|column| format!("{alias}.{}", column.as_str()));
+    columns.join(", ")
+}
+
+fn select_deliveries() -> SelectStatement {
     let columns = COLUMNS.map(|column| (Entity, column));
     Query::select().columns(columns).from(Entity).to_owned()
 }

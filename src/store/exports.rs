@@ -3,14 +3,14 @@
 use entity::event_streams;
 use sea_orm::{
     QueryResult, Statement,
-    sea_query::{Expr, ExprTrait, JoinType, Order as SqlOrder, Query, SelectStatement},
+    sea_query::{Expr, ExprTrait, JoinType, Order as SqlOrder, Query},
 };
 use tokio::sync::mpsc;
 
 use super::{EventScan, Heads, Store, StoreError, deliveries, handlers, rows, rows::Row};
 use crate::domain::{
-    Aggregate, AggregateId, Command, Delivery, DeliveryId, Entry, Event, EventFilter, EventHandler,
-    EventId, Order, Partition, Position, ReadModel,
+    Aggregate, AggregateId, Command, Delivery, Entry, Event, EventFilter, EventHandler, EventId,
+    Order, Partition, Position, ReadModel,
 };
 
 /// What a page has at most: rows, and about so many bytes.
@@ -41,6 +41,8 @@ pub enum SnapshotRow {
     Command(Command),
     /// A read model that was written from outside.
     ReadModel(ReadModel),
+    /// An event that a handler has not done yet.
+    Delivery(ExportedDelivery),
 }
 
 /// A delivery with the id of its event: the event's position is another one elsewhere.
@@ -96,6 +98,7 @@ impl Store {
 
     fn snapshot_statements(&self) -> Vec<String> {
         let commands = rows::command_columns_of("c");
+        let deliveries = deliveries::columns_of("d");
         vec![
             Self::heads_sql().to_owned(),
             "SELECT id, handler_name, CAST(event_types AS text), handler_function, is_active, paused_until, created_at, \
@@ -113,6 +116,12 @@ impl Store {
              change_position, created_at, updated_at FROM read_models WHERE source = 'EXTERNAL' \
              ORDER BY partition_no, change_position"
                 .to_owned(),
+            // By an index, however many there are: a join might be planned to read all events.
+            format!(
+                "SELECT {deliveries}, (SELECT e.id FROM events e WHERE e.partition_no = d.partition_no \
+                 AND e.position = d.event_position) FROM deliveries d \
+                 WHERE EXISTS (SELECT 1 FROM event_handlers h WHERE h.id = d.handler_id) ORDER BY d.partition_no, d.id"
+            ),
         ]
     }
 
@@ -172,46 +181,6 @@ impl Store {
         let part = self.read_part(&select, PAGE_BYTES, read).await?;
         Ok(part.rows)
     }
-
-    /// Reads the next page of a partition's deliveries behind one of them, in the order of their ids.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn export_deliveries(
-        &self,
-        partition: Partition,
-        after: Option<DeliveryId>,
-    ) -> Result<Vec<ExportedDelivery>, StoreError> {
-        use entity::{deliveries as table, events};
-        let mut select: SelectStatement = deliveries::select_deliveries();
-        let is_its_event = Expr::col((events::Entity, events::Column::PartitionNo))
-            .equals((table::Entity, table::Column::PartitionNo))
-            .and(
-                Expr::col((events::Entity, events::Column::Position))
-                    .equals((table::Entity, table::Column::EventPosition)),
-            );
-        select
-            .column((events::Entity, events::Column::Id))
-            .join(JoinType::InnerJoin, events::Entity, is_its_event)
-            .and_where(
-                Expr::col((table::Entity, table::Column::PartitionNo)).eq(partition.number()),
-            )
-            .order_by((table::Entity, table::Column::Id), SqlOrder::Asc)
-            .limit(PAGE_ROWS);
-        if let Some(after) = after {
-            select.and_where(Expr::col((table::Entity, table::Column::Id)).gt(after.0));
-        }
-        let rows = self.select(&select).await?;
-        rows.iter()
-            .map(|row| {
-                let mut row = Row::of(row);
-                Ok(ExportedDelivery {
-                    delivery: deliveries::delivery(&mut row)?,
-                    event_id: EventId(row.next()?),
-                })
-            })
-            .collect()
-    }
 }
 
 fn snapshot_row(kind: usize, row: &QueryResult) -> Result<SnapshotRow, StoreError> {
@@ -230,6 +199,13 @@ fn snapshot_row(kind: usize, row: &QueryResult) -> Result<SnapshotRow, StoreErro
             SnapshotRow::Aggregate(rows::aggregate(row)?, is_made_by_event)
         }
         4 => SnapshotRow::Command(rows::command(row)?),
-        _ => SnapshotRow::ReadModel(rows::read_model(row)?),
+        5 => SnapshotRow::ReadModel(rows::read_model(row)?),
+        _ => {
+            let mut row = Row::of(row);
+            SnapshotRow::Delivery(ExportedDelivery {
+                delivery: deliveries::delivery(&mut row)?,
+                event_id: EventId(row.next()?),
+            })
+        }
     })
 }

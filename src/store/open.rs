@@ -6,7 +6,7 @@ use entity::{database_settings, partition_locks};
 use migration::Migrator;
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    DatabaseConnection, EntityTrait, TransactionTrait,
+    DatabaseConnection, DbBackend, EntityTrait, TransactionTrait,
     sea_query::OnConflict,
 };
 use sea_orm_migration::MigratorTrait;
@@ -100,7 +100,14 @@ impl Store {
 }
 
 async fn migrate(connection: &DatabaseConnection) -> Result<(), sea_orm::DbErr> {
-    Migrator::up(connection, None).await?;
+    if connection.get_database_backend() == DbBackend::Sqlite {
+        // On PostgreSQL each migration is a transaction by itself. Here one that is killed in the midst would never run again.
+        let transaction = connection.begin().await?;
+        Migrator::up(&transaction, None).await?;
+        transaction.commit().await?;
+    } else {
+        Migrator::up(connection, None).await?;
+    }
     migration::install_code(connection).await
 }
 

@@ -75,6 +75,9 @@ async fn sum_snapshot(
             SnapshotRow::ReadModel(model) => {
                 lines::with_read_model(&model, |line| add(&mut sums, &line))?;
             }
+            SnapshotRow::Delivery(delivery) => {
+                add(&mut sums, &Line::Delivery(lines::of_delivery(&delivery)))?;
+            }
         }
     }
     Ok((heads, sums))
@@ -131,6 +134,7 @@ pub(super) fn compare(stored: &Trailer, exported: &Trailer) -> Result<(), Transf
         ("commands", &is.commands, &was.commands),
         ("read models", &is.read_models, &was.read_models),
         ("event handlers", &is.handlers, &was.handlers),
+        ("deliveries", &is.deliveries, &was.deliveries),
     ];
     let differs = |(_, stored, exported): &(&str, &Total, &Total)| stored != exported;
     match pairs.into_iter().find(differs) {

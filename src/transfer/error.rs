@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::{
-    domain::{DatabaseId, JsonError},
+    domain::{DatabaseId, EventId, JsonError},
     store::{ImportRefusal, StoreError},
 };
 
@@ -27,6 +27,9 @@ pub enum TransferError {
     /// Nothing can be read.
     #[error("the export cannot be read")]
     Input(#[source] io::Error),
+    /// Nothing can be set aside.
+    #[error("what has to wait of the export cannot be kept in the folder for temporary files")]
+    Aside(#[source] io::Error),
     /// There is not one line.
     #[error("there is no export to import: not one line came")]
     Empty,
@@ -122,11 +125,22 @@ pub enum TransferError {
     },
     /// A gap.
     #[error(
-        "a version or position in partition {partition} does not follow the one before it: the export is not whole"
+        "a version or position in partition {partition} does not follow the one before it, between the lines {first_line} and \
+         {last_line}: the export is not whole"
     )]
     Gap {
         /// The partition.
         partition: u8,
+        /// In which lines.
+        first_line: u64,
+        /// To which.
+        last_line: u64,
+    },
+    /// A delivery of nothing.
+    #[error("a delivery is of the event {event}, which is not there: the export is not whole")]
+    NoEvent {
+        /// The event.
+        event: EventId,
     },
     /// The counts or checksums are not the same.
     #[error(

@@ -71,21 +71,6 @@ pub async fn export(
         &up_to(&header.entries),
     );
     writer = writer.write_all(entries).await?;
-    for partition in store.partitions().iter() {
-        let mut after = None;
-        loop {
-            let page = store.export_deliveries(partition, after).await?;
-            let Some(last) = page.last() else {
-                break;
-            };
-            after = Some(last.delivery.id);
-            // One behind the heads is of an event that is not carried, and is given anew.
-            let head = header.events[partition.index()];
-            for delivery in page.iter().filter(|row| row.delivery.position.0 <= head) {
-                writer.write(&Line::Delivery(lines::of_delivery(delivery)))?;
-            }
-        }
-    }
     writer.end(totals).await
 }
 
@@ -225,6 +210,9 @@ impl Writer {
             }
             SnapshotRow::ReadModel(model) => {
                 lines::with_read_model(&model, |line| self.write(&line))
+            }
+            SnapshotRow::Delivery(delivery) => {
+                self.write(&Line::Delivery(lines::of_delivery(&delivery)))
             }
         }
     }

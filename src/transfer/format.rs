@@ -49,16 +49,25 @@ pub(super) enum Line<'a> {
     Command(CommandLine<'a>),
     #[serde(borrow)]
     ReadModel(ReadModelLine<'a>),
+    #[serde(borrow)]
+    Delivery(DeliveryLine<'a>),
     /// Behind all that can change.
     Snapshot(SnapshotTotals),
     #[serde(borrow)]
     Event(EventLine<'a>),
     #[serde(borrow)]
     Entry(EntryLine<'a>),
-    #[serde(borrow)]
-    Delivery(DeliveryLine<'a>),
     /// The last one.
     End(Trailer),
+}
+
+/// What is wrong with a line. serde_json counts lines, too, and every line is its first.
+pub(super) fn problem(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    match said.split_once(" at line ") {
+        Some((problem, _)) => format!("{problem} (column {})", error.column()),
+        None => said,
+    }
 }
 
 /// What is exported.
@@ -94,6 +103,7 @@ pub(super) struct SnapshotTotals {
     pub(super) aggregates: Total,
     pub(super) commands: Total,
     pub(super) read_models: Total,
+    pub(super) deliveries: Total,
 }
 
 /// What was exported.
@@ -103,7 +113,6 @@ pub(super) struct Trailer {
     pub(super) snapshot: SnapshotTotals,
     pub(super) events: Total,
     pub(super) entries: Total,
-    pub(super) deliveries: u64,
 }
 
 /// How many rows of one kind there are, and their checksum.
@@ -358,6 +367,21 @@ pub(super) struct DeliveryLine<'a> {
     pub(super) updated_at: Instant,
 }
 
+impl Summed for DeliveryLine<'_> {
+    fn fields(&self, fields: &mut Fields) -> Result<(), JsonError> {
+        for id in [self.id, self.handler_id, self.event_id, self.aggregate_id] {
+            fields.text(&id.to_string());
+        }
+        fields
+            .text(&self.status)
+            .number(self.attempts.into())
+            .optional_text(self.last_error.as_deref())
+            .optional_number(micros(self.next_attempt_at))
+            .number(self.updated_at.0.as_micros());
+        Ok(())
+    }
+}
+
 fn micros(instant: Option<Instant>) -> Option<i64> {
     instant.map(|instant| instant.0.as_micros())
 }
@@ -369,9 +393,9 @@ pub(super) struct Sums {
     pub(super) aggregates: Checksum,
     pub(super) commands: Checksum,
     pub(super) read_models: Checksum,
+    pub(super) deliveries: Checksum,
     pub(super) events: Checksum,
     pub(super) entries: Checksum,
-    pub(super) deliveries: u64,
     pub(super) fields: Fields,
 }
 
@@ -383,6 +407,7 @@ impl Sums {
             aggregates: self.aggregates.into(),
             commands: self.commands.into(),
             read_models: self.read_models.into(),
+            deliveries: self.deliveries.into(),
         }
     }
 
@@ -392,7 +417,6 @@ impl Sums {
             snapshot,
             events: self.events.into(),
             entries: self.entries.into(),
-            deliveries: self.deliveries,
         }
     }
 
@@ -403,12 +427,9 @@ impl Sums {
             Line::Handler(line) => line.add_to(&mut self.handlers, fields),
             Line::Command(line) => line.add_to(&mut self.commands, fields),
             Line::ReadModel(line) => line.add_to(&mut self.read_models, fields),
+            Line::Delivery(line) => line.add_to(&mut self.deliveries, fields),
             Line::Event(line) => line.add_to(&mut self.events, fields),
             Line::Entry(line) => line.add_to(&mut self.entries, fields),
-            Line::Delivery(_) => {
-                self.deliveries += 1;
-                Ok(())
-            }
             Line::Export(_)
             | Line::Checkpoint(_)
             | Line::Aggregate(_)
@@ -423,8 +444,8 @@ impl Sums {
         self.aggregates.join(other.aggregates);
         self.commands.join(other.commands);
         self.read_models.join(other.read_models);
+        self.deliveries.join(other.deliveries);
         self.events.join(other.events);
         self.entries.join(other.entries);
-        self.deliveries += other.deliveries;
     }
 }

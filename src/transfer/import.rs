@@ -4,7 +4,6 @@
 
 use std::io::{BufRead, Read as _};
 
-use serde_json::Error as JsonFault;
 use tokio::{
     runtime::Handle,
     sync::mpsc,
@@ -12,12 +11,14 @@ use tokio::{
 };
 
 use super::{
-    Step, Tell, TransferError, check,
-    format::{FORMAT, Header, Line, Trailer},
+    Step, Tell, TransferError,
+    aside::Aside,
+    check,
+    format::{FORMAT, Header, Line, Trailer, problem},
     router::{Routed, Router, Stop, rows_of},
 };
 use crate::{
-    domain::{DatabaseId, EventHandler, PartitionCount},
+    domain::{DatabaseId, EventHandler, Partition, PartitionCount, Position},
     store::{ImportBatch, ImportOutcome, Store},
 };
 
@@ -88,25 +89,28 @@ pub async fn import(store: &Store, source: Source, tell: Tell) -> Result<Importe
         handle: Handle::current(),
         handlers: Vec::new(),
         inactive_handlers: 0,
+        deliveries: Aside::default(),
     };
     let read = spawn_blocking(move || reader.read()).await?;
     // Whoever writes ends when the reader is gone; what went wrong there comes first.
     while let Some(written) = writers.join_next().await {
         written??;
     }
-    let (trailer, checkpoints, inactive_handlers) = match read {
+    let read = match read {
         Ok(read) => read,
         Err(Stop::Because(error)) => return Err(error),
         Err(Stop::Line(_) | Stop::Writer) => return Err(TransferError::NotAnExport),
     };
     let stored = check::sum_up(store, &tell).await?;
-    check::compare(&stored, &trailer)?;
-    store.finish_import(&checkpoints).await?;
+    check::compare(&stored, &read.trailer)?;
+    store
+        .finish_import(&read.checkpoints, read.partitions_become_fewer)
+        .await?;
     Ok(Imported {
         events: stored.events.count,
         events_checksum: stored.events.checksum,
         entries: stored.entries.count,
-        inactive_handlers,
+        inactive_handlers: read.inactive_handlers,
     })
 }
 
@@ -116,7 +120,12 @@ async fn write(
     mut batches: mpsc::Receiver<Routed>,
     tell: Tell,
 ) -> Result<(), TransferError> {
-    while let Some((partition, batch)) = batches.recv().await {
+    while let Some(routed) = batches.recv().await {
+        let Routed {
+            partition,
+            batch,
+            lines: (first_line, last_line),
+        } = routed;
         match store.import(partition, &batch).await? {
             ImportOutcome::Stored => {}
             ImportOutcome::OtherHead(head) => {
@@ -128,8 +137,11 @@ async fn write(
             ImportOutcome::Gap => {
                 return Err(TransferError::Gap {
                     partition: partition.0,
+                    first_line,
+                    last_line,
                 });
             }
+            ImportOutcome::NoEvent(event) => return Err(TransferError::NoEvent { event }),
         }
         if matches!(batch, ImportBatch::Events(_) | ImportBatch::Entries(_)) {
             tell(Step::Done {
@@ -156,6 +168,12 @@ impl Lines {
             .read_until(b'\n', &mut self.buffer)
             .map_err(TransferError::Input)?;
         if self.buffer.last() != Some(&b'\n') {
+            if self.buffer.len() as u64 == MAX_LINE_BYTES {
+                return Err(TransferError::Line {
+                    line: self.number + 1,
+                    problem: "it is longer than 1 GiB".to_owned(),
+                });
+            }
             return Ok(false);
         }
         self.number += 1;
@@ -202,19 +220,24 @@ struct Reader {
     handle: Handle,
     handlers: Vec<EventHandler>,
     inactive_handlers: u64,
+    /// Deliveries, until their events are stored.
+    deliveries: Aside,
 }
 
-type Read = (
-    Trailer,
-    Vec<(String, crate::domain::Partition, crate::domain::Position)>,
-    u64,
-);
+/// What was read, and is left to be done.
+struct Read {
+    trailer: Trailer,
+    checkpoints: Vec<(String, Partition, Position)>,
+    partitions_become_fewer: bool,
+    inactive_handlers: u64,
+}
 
 impl Reader {
     fn read(mut self) -> Result<Read, Stop> {
         let mut trailer = None;
         while trailer.is_none() && self.lines.next().map_err(Stop::Because)? {
             let buffer = std::mem::take(&mut self.lines.buffer);
+            self.router.line = self.lines.number;
             let took = self.take(&buffer);
             self.lines.buffer = buffer;
             match took {
@@ -230,21 +253,35 @@ impl Reader {
                 Err(stop) => return Err(stop),
             }
         }
-        self.router.flush()?;
         let Some(trailer) = trailer else {
+            self.router.flush()?;
             return Err(Stop::Because(TransferError::CutOff {
                 line: self.lines.number,
             }));
         };
+        // Behind the events: the rows of a partition are stored in their order.
+        let mut deliveries = std::mem::take(&mut self.deliveries).take_back()?;
+        while let Some(text) = deliveries.next()? {
+            if let Line::Delivery(line) = parse(text)? {
+                let partition = self.router.of_aggregate(line.aggregate_id);
+                let row = ImportBatch::Deliveries(vec![line.read(partition)?]);
+                self.router.row(partition, text.len(), row)?;
+            }
+        }
+        self.router.flush()?;
         self.router.check_end()?;
-        Ok((trailer, self.router.checkpoints(), self.inactive_handlers))
+        Ok(Read {
+            trailer,
+            checkpoints: self.router.checkpoints(),
+            partitions_become_fewer: self.router.partitions_become_fewer(),
+            inactive_handlers: self.inactive_handlers,
+        })
     }
 
     /// Takes a line; the last one is handed back.
-    fn take(&mut self, line: &[u8]) -> Result<Option<Trailer>, Stop> {
-        let fault = |error: JsonFault| Stop::Line(error.to_string());
-        let bytes = line.len();
-        match serde_json::from_slice::<Line<'_>>(line).map_err(fault)? {
+    fn take(&mut self, text: &[u8]) -> Result<Option<Trailer>, Stop> {
+        let bytes = text.len();
+        match parse(text)? {
             Line::Event(line) => self.router.event(&line)?,
             Line::Entry(line) => self.router.entry(&line)?,
             Line::Command(line) => {
@@ -263,9 +300,8 @@ impl Reader {
                 self.router.row(partition, bytes, row)?;
             }
             Line::Delivery(line) => {
-                let partition = self.router.of_aggregate(line.aggregate_id);
-                let row = ImportBatch::Deliveries(vec![line.read(partition)?]);
-                self.router.row(partition, bytes, row)?;
+                line.read(self.router.of_aggregate(line.aggregate_id))?;
+                self.deliveries.keep(text)?;
             }
             Line::Handler(line) => self.handlers.push(line.read()?),
             Line::Checkpoint(line) => {
@@ -284,4 +320,8 @@ impl Reader {
         }
         Ok(None)
     }
+}
+
+fn parse(line: &[u8]) -> Result<Line<'_>, Stop> {
+    serde_json::from_slice(line).map_err(|error| Stop::Line(problem(&error)))
 }

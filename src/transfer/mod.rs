@@ -2,6 +2,7 @@
 //!
 //! [`export()`] writes lines, [`import()`] takes them over and then reads all of the target again, to compare checksums.
 
+mod aside;
 mod check;
 mod error;
 mod export;

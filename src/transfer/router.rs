@@ -22,12 +22,18 @@ const BATCH_BYTES: usize = 2 << 20;
 const TELL_EVERY: u64 = 1000;
 
 /// A batch on its way to whoever writes its partition.
-pub(super) type Routed = (Partition, ImportBatch);
+pub(super) struct Routed {
+    pub(super) partition: Partition,
+    pub(super) batch: ImportBatch,
+    /// The first and the last line that it is of.
+    pub(super) lines: (u64, u64),
+}
 
 /// A checkpoint that is carried: how far its reader has come in each partition of the source, and what that is here.
 struct Carried {
     name: String,
-    source: Vec<Position>,
+    /// None where it has no checkpoint: its handler was being removed.
+    source: Vec<Option<Position>>,
     /// For each partition here: the events from the first on that it has done, and whether the next may still be one of them.
     done: Vec<(i64, bool)>,
 }
@@ -42,6 +48,7 @@ struct Place {
     last_entry_at: Option<Timestamp>,
     batch: Option<ImportBatch>,
     batch_bytes: usize,
+    batch_lines: (u64, u64),
 }
 
 /// Sorts rows by their partition and hands them on in batches.
@@ -53,6 +60,8 @@ pub(super) struct Router {
     carried: Vec<Carried>,
     skipped: u64,
     tell: Tell,
+    /// The number of the line that is read.
+    pub(super) line: u64,
 }
 
 /// Why a row goes nowhere.
@@ -97,6 +106,7 @@ impl Router {
             carried: Vec::new(),
             skipped: 0,
             tell,
+            line: 0,
         }
     }
 
@@ -115,25 +125,39 @@ impl Router {
         let place = place.unwrap_or_else(|| {
             self.carried.push(Carried {
                 name: name.to_owned(),
-                source: vec![Position::START; self.source_partitions],
+                source: vec![None; self.source_partitions],
                 done: vec![(0, true); self.partitions.get()],
             });
             self.carried.len() - 1
         });
-        self.carried[place].source[partition] = Position(position);
+        self.carried[place].source[partition] = Some(Position(position));
         Ok(())
     }
 
     /// The checkpoints as they are here: each behind the events from the first on that its reader has all done.
     pub(super) fn checkpoints(&self) -> Vec<(String, Partition, Position)> {
-        let of = |carried: &Carried| {
-            let places = self.partitions.iter().zip(carried.done.clone());
-            let name = carried.name.clone();
-            places
-                .map(move |(partition, (done, _))| (name.clone(), partition, Position(done)))
-                .collect::<Vec<_>>()
-        };
-        self.carried.iter().flat_map(of).collect()
+        let mut places = Vec::new();
+        for carried in &self.carried {
+            for (partition, (done, _)) in self.partitions.iter().zip(&carried.done) {
+                let is_there = |source: usize| carried.source[source].is_some();
+                if self.sources_of(partition).all(is_there) {
+                    places.push((carried.name.clone(), partition, Position(*done)));
+                }
+            }
+        }
+        places
+    }
+
+    /// The partitions that one here gets its events from.
+    fn sources_of(&self, partition: Partition) -> impl Iterator<Item = usize> {
+        // An aggregate's partition is the last bits of the same hash in both.
+        let common = self.source_partitions.min(self.partitions.get()) - 1;
+        (0..self.source_partitions).filter(move |source| (source ^ partition.index()) & common == 0)
+    }
+
+    /// Whether several partitions come into one.
+    pub(super) fn partitions_become_fewer(&self) -> bool {
+        self.source_partitions > self.partitions.get()
     }
 
     /// Takes an event.
@@ -145,7 +169,7 @@ impl Router {
         }
         for carried in &mut self.carried {
             let (done, is_open) = &mut carried.done[partition.index()];
-            *is_open &= carried.source[source].0 >= line.position;
+            *is_open &= carried.source[source].is_some_and(|place| place.0 >= line.position);
             *done += i64::from(*is_open);
         }
         let place = &mut self.places[partition.index()];
@@ -277,13 +301,16 @@ impl Router {
 
     fn begin(&mut self, partition: Partition, batch: ImportBatch) -> Result<(), Stop> {
         self.send(partition)?;
-        self.places[partition.index()].batch = Some(batch);
+        let place = &mut self.places[partition.index()];
+        place.batch = Some(batch);
+        place.batch_lines.0 = self.line;
         Ok(())
     }
 
     fn added(&mut self, partition: Partition, bytes: usize) -> Result<(), Stop> {
         let place = &mut self.places[partition.index()];
         place.batch_bytes += bytes;
+        place.batch_lines.1 = self.line;
         let rows = place.batch.as_ref().map_or(0, rows_of);
         if rows >= BATCH_ROWS || place.batch_bytes >= BATCH_BYTES {
             return self.send(partition);
@@ -299,7 +326,11 @@ impl Router {
             return Ok(());
         };
         let writer = &self.writers[partition.index() % self.writers.len()];
-        let sent = writer.blocking_send((partition, batch));
+        let sent = writer.blocking_send(Routed {
+            partition,
+            batch,
+            lines: place.batch_lines,
+        });
         sent.map_err(|_| Stop::Writer)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     error::TransferError,
-    format::{EntryLine, EventLine, Header, Line, SnapshotTotals, Sums},
+    format::{EntryLine, EventLine, Header, Line, SnapshotTotals, Sums, problem},
 };
 use crate::domain::{DatabaseId, Position};
 
@@ -46,6 +46,10 @@ impl Unfinished {
     /// # Errors
     /// When the file cannot be read, or holds something else than a part of such an export.
     pub fn read(path: &Path, database: DatabaseId) -> Result<Option<Self>, TransferError> {
+        // Pipes and devices have nothing to go on with, and may be read for ever.
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            return Ok(None);
+        }
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -66,7 +70,7 @@ impl Unfinished {
             number += 1;
             let line = serde_json::from_slice(&buffer).map_err(|error| TransferError::Line {
                 line: number,
-                problem: error.to_string(),
+                problem: problem(&error),
             });
             match (line, &mut found) {
                 (Ok(Line::Export(first)), None) if header.is_none() => {
@@ -98,8 +102,6 @@ impl Unfinished {
                         path: path.display().to_string(),
                     });
                 }
-                // Deliveries are the last, and are written again.
-                (Ok(Line::Delivery(_)), Some(_)) => break,
                 (Ok(line), Some(found)) => found.take(&line, bytes)?,
                 (Ok(_), None) => {}
                 (Err(error), _) => return Err(error),

@@ -1,9 +1,9 @@
 //! All tests that need more than one part of the server, in one binary.
-#![allow(
+#![expect(
     clippy::disallowed_methods,
     reason = "tests are outside of the domain: fresh ids keep them apart"
 )]
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "a test that finds what it does not expect is to fail"
 )]

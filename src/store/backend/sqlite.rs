@@ -1,28 +1,23 @@
 //! SQLite: one writer connection, a pool of readers beside it, and a lock against a second server. Floor 2.
 
 mod append;
+mod faults;
+mod file;
 mod handlers;
 mod import;
 mod leases;
 mod projection;
 
-use std::{
-    fs::{File, OpenOptions, TryLockError},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr,
-    Statement, Value, Values,
+    Database, DatabaseConnection, DbBackend, DbErr, QueryResult, Statement, Value, Values,
     sea_query::{Expr, ExprTrait, SimpleExpr},
     sqlx::{
         self, AssertSqlSafe, Connection, Either, Executor, Row as _, SqliteConnection,
-        TypeInfo as _, ValueRef as _,
-        sqlite::{SqliteJournalMode, SqliteRow, SqliteSynchronous},
+        TypeInfo as _, ValueRef as _, sqlite::SqliteRow,
     },
 };
 use sea_query_sqlx::SqlxValues;
@@ -30,7 +25,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    Backend, Containing, Doorbell, Fault, Written,
+    Backend, Containing, Doorbell, Written,
     kept::{Kept, Taken, is_answer},
     reading::up_to,
 };
@@ -48,18 +43,8 @@ use crate::{
         bounded::Part, handlers::SqlFunctions, read_models::ExternalWrite,
     },
 };
-
-/// How long a statement waits for another program that has the file locked (a backup, say).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How much of the file a connection keeps in memory, in KiB as a negative number.
-const WRITER_CACHE_SIZE: &str = "-16000";
-const READER_CACHE_SIZE: &str = "-2000";
-/// The log is copied into the file when it has this many pages: 16 MiB. A page that is written often is copied once.
-const CHECKPOINT_PAGES: &str = "16384";
-
-/// So many rows the driver's thread reads ahead of whoever takes them. They may be large, and a bound in bytes does not count them.
-const ROWS_AHEAD: usize = 8;
+use faults::{classify, not_acquired, not_begun, while_running};
+use file::{READER_CACHE_SIZE, WRITER_CACHE_SIZE, lock_file, options};
 
 pub(super) struct Sqlite {
     writer: Kept<sqlx::Sqlite>,
@@ -138,99 +123,6 @@ const BEGIN: &str = "BEGIN IMMEDIATE";
 
 const NO_SQL_FUNCTIONS: &str = "SQLite has no functions in SQL";
 
-fn lock_file(path: &str, make: bool) -> Result<File, OpenError> {
-    let path = Path::new(path);
-    if make && path.is_symlink() && !path.exists() {
-        // A link that leads to no file yet has no real path: the file has to be there first.
-        let made = OpenOptions::new().create(true).append(true).open(path);
-        made.map_err(|source| OpenError::Lock {
-            path: path.display().to_string(),
-            source,
-        })?;
-    }
-    let path = real_path(path);
-    let mut lock_path = path.clone().into_os_string();
-    lock_path.push("-lock");
-    let failed = |source| OpenError::Lock {
-        path: lock_path.to_string_lossy().into_owned(),
-        source,
-    };
-    if !make && !path.exists() {
-        return Err(OpenError::NotMigrated { pending: 1 });
-    }
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
-            path: path.display().to_string(),
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
-/// The file itself, whatever links lead to it: two servers that name it differently have to meet at one lock.
-fn real_path(path: &Path) -> PathBuf {
-    let folder = || {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
-        Some(folder.join(path.file_name()?))
-    };
-    let real = path.canonicalize().ok().or_else(folder);
-    real.unwrap_or_else(|| path.to_owned())
-}
-
-fn options(
-    config: &config::Database,
-    connections: u32,
-    make: bool,
-    cache_size: &'static str,
-) -> ConnectOptions {
-    let mut options = ConnectOptions::new(config.url.first().as_str());
-    options
-        .max_connections(connections)
-        .min_connections(1)
-        .acquire_timeout(config.acquire_timeout)
-        .idle_timeout(Some(Duration::from_secs(60)))
-        .test_before_acquire(false)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |options| {
-            options
-                .create_if_missing(make)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(BUSY_TIMEOUT)
-                .statement_cache_capacity(128)
-                .row_buffer_size(ROWS_AHEAD)
-                .pragma("temp_store", "memory")
-                .pragma("cache_size", cache_size)
-                .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-        });
-    options
-}
-
-/// Source: SQLite's documentation, "Result and Error Codes". Statements are undone whenever they fail.
-fn classify(error: DbErr) -> StoreError {
-    match Fault::of(error) {
-        Fault::BeforeSending(error) => StoreError::Unreachable(error),
-        Fault::Broken(error) => StoreError::ConnectionLost(error),
-        Fault::Other(error) => StoreError::Failed(error),
-        Fault::Coded(code, error) => match code.parse::<i32>().unwrap_or_default() & 0xff {
-            5 | 6 => StoreError::LockTimeout(error),
-            // Read-only, an I/O error, a full disk, a file that cannot be opened.
-            8 | 10 | 13 | 14 => StoreError::Exhausted(error),
-            18..=20 => StoreError::ValueRefused(error),
-            _ => StoreError::Failed(error),
-        },
-    }
-}
-
 /// What the texts of a row take.
 fn row_bytes(row: &SqliteRow) -> usize {
     let text = |column| {
@@ -239,23 +131,6 @@ fn row_bytes(row: &SqliteRow) -> usize {
         is_text.then(|| row.try_get::<&str, _>(column).map_or(0, str::len))
     };
     (0..row.len()).filter_map(text).sum()
-}
-
-fn not_acquired(error: sqlx::Error) -> StoreError {
-    StoreError::Unreachable(DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
-}
-
-/// A fault at the beginning of a transaction: the database's own, or that there is no connection.
-fn not_begun(error: sqlx::Error) -> StoreError {
-    if matches!(error, sqlx::Error::Database(_)) {
-        while_running(error)
-    } else {
-        not_acquired(error)
-    }
-}
-
-fn while_running(error: sqlx::Error) -> StoreError {
-    classify(DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))))
 }
 
 fn ranges_of<K: Into<Value>>(

@@ -18,7 +18,7 @@ use super::{
     deliveries::{quick, until},
     event, with,
 };
-use crate::support::in_process::{Database, Engine, TestServer};
+use crate::support::in_process::{Engine, TestServer};
 
 cases!(
     a_function_in_rust_is_called_in_order_and_again_where_it_fails,
@@ -162,8 +162,8 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
             config.handlers.longest_delay = Duration::from_secs(8);
         })
         .await;
-    let Database::Postgres(database) = contract.server.database.as_ref() else {
-        panic!("it is not on PostgreSQL");
+    let Some(database) = contract.postgres() else {
+        return;
     };
     database.execute(
         "CREATE TABLE noted (event_id uuid, aggregate_id uuid, no int); \
@@ -211,17 +211,14 @@ async fn a_function_in_sql_is_called_once_for_each_event_and_its_faults_are_its_
 }
 
 async fn a_function_in_sql_that_takes_too_long_has_failed_for_that_event_alone(contract: Contract) {
-    if contract.engine == Engine::Sqlite {
-        return;
-    }
     let contract = contract
         .quick(|config| {
             config.handlers.attempts = 1;
             config.handlers.time_out = Duration::from_secs(1);
         })
         .await;
-    let Database::Postgres(database) = contract.server.database.as_ref() else {
-        panic!("it is not on PostgreSQL");
+    let Some(database) = contract.postgres() else {
+        return;
     };
     database.execute(
         "CREATE TABLE noted (no int); \
@@ -245,17 +242,14 @@ async fn a_function_in_sql_that_takes_too_long_has_failed_for_that_event_alone(c
 }
 
 async fn a_function_in_sql_that_is_gone_pauses_its_handler(contract: Contract) {
-    if contract.engine == Engine::Sqlite {
-        return;
-    }
     let contract = contract
         .quick(|config| {
             config.handlers.attempts = 100;
             config.handlers.time_out = Duration::from_secs(5);
         })
         .await;
-    let Database::Postgres(database) = contract.server.database.as_ref() else {
-        panic!("it is not on PostgreSQL");
+    let Some(database) = contract.postgres() else {
+        return;
     };
     let note = "CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE sql AS $$ \
                 INSERT INTO noted VALUES (event) $$";
@@ -290,14 +284,11 @@ async fn a_function_in_sql_that_is_gone_pauses_its_handler(contract: Contract) {
 async fn a_handler_with_a_slow_function_in_sql_can_be_stopped_and_goes_on_where_it_stopped(
     contract: Contract,
 ) {
-    if contract.engine == Engine::Sqlite {
-        return;
-    }
     let contract = contract
         .quick(|config| config.handlers.time_out = Duration::from_secs(10))
         .await;
-    let Database::Postgres(database) = contract.server.database.as_ref() else {
-        panic!("it is not on PostgreSQL");
+    let Some(database) = contract.postgres() else {
+        return;
     };
     database.execute(
         "CREATE TABLE noted (no int); \
@@ -342,17 +333,14 @@ async fn a_handler_with_a_slow_function_in_sql_can_be_stopped_and_goes_on_where_
 }
 
 async fn what_fails_together_in_sql_is_not_tried_again_together(contract: Contract) {
-    if contract.engine == Engine::Sqlite {
-        return;
-    }
     let contract = contract
         .quick(|config| {
             config.handlers.retry_delay = Duration::from_secs(1000);
             config.handlers.longest_delay = Duration::from_secs(1000);
         })
         .await;
-    let Database::Postgres(database) = contract.server.database.as_ref() else {
-        panic!("it is not on PostgreSQL");
+    let Some(database) = contract.postgres() else {
+        return;
     };
     database.execute(
         "CREATE FUNCTION refuse(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \

@@ -32,7 +32,21 @@ cases!(
 );
 
 impl Contract {
-    fn postgres(&self) -> Option<&postgres::Database> {
+    /// Has the function `note` called with so many events of one aggregate, which are all there when it begins.
+    async fn note_together(&self, events: u32) {
+        self.register(json!({ "name": "note", "function": "sql:note" }))
+            .await;
+        self.set_active("note", false).await;
+        let aggregate = self.aggregates(1)[0];
+        for no in 0..events {
+            let input = with(event(aggregate), json!({ "data": { "no": no } }));
+            self.append(input).await;
+        }
+        self.set_active("note", true).await;
+    }
+
+    /// The database where it is PostgreSQL, which alone has functions in SQL.
+    pub(super) fn postgres(&self) -> Option<&postgres::Database> {
         match self.server.database.as_ref() {
             Database::Postgres(database) => Some(database),
             Database::Sqlite(_) => None,
@@ -123,16 +137,7 @@ async fn what_slow_calls_have_done_is_stored_while_later_ones_run(contract: Cont
          CREATE FUNCTION note(event uuid, aggregate uuid, data jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
          PERFORM pg_sleep(0.4); INSERT INTO noted VALUES ((data ->> 'no')::int); END $$",
     );
-    contract
-        .register(json!({ "name": "note", "function": "sql:note" }))
-        .await;
-    contract.set_active("note", false).await;
-    let aggregate = contract.aggregates(1)[0];
-    for no in 0..8 {
-        let input = with(event(aggregate), json!({ "data": { "no": no } }));
-        contract.append(input).await;
-    }
-    contract.set_active("note", true).await;
+    contract.note_together(8).await;
     let database = contract.postgres().unwrap();
     let first = until("the first calls", async || {
         let count: u32 = count(database, "SELECT count(*)::text FROM noted").await;
@@ -168,16 +173,7 @@ async fn a_call_that_shares_its_time_with_others_does_not_fail_of_it(contract: C
          INSERT INTO noted VALUES ((data ->> 'no')::int); \
          PERFORM pg_sleep(CASE data ->> 'no' WHEN '2' THEN 2.4 ELSE 0.4 END); END $$",
     );
-    contract
-        .register(json!({ "name": "note", "function": "sql:note" }))
-        .await;
-    contract.set_active("note", false).await;
-    let aggregate = contract.aggregates(1)[0];
-    for no in 0..5 {
-        let input = with(event(aggregate), json!({ "data": { "no": no } }));
-        contract.append(input).await;
-    }
-    contract.set_active("note", true).await;
+    contract.note_together(5).await;
     contract.handled("note").await;
     assert_eq!(contract.deliveries("note").await, [Value::Null; 0]);
     let database = contract.postgres().unwrap();
@@ -200,16 +196,7 @@ async fn a_deferred_constraint_that_a_call_breaks_is_a_fault_of_that_call(contra
          INSERT INTO noted VALUES ((data ->> 'no')::int); \
          IF data ->> 'no' <> '1' THEN INSERT INTO parents VALUES ((data ->> 'no')::int); END IF; END $$",
     );
-    contract
-        .register(json!({ "name": "note", "function": "sql:note" }))
-        .await;
-    contract.set_active("note", false).await;
-    let aggregate = contract.aggregates(1)[0];
-    for no in 0..4 {
-        let input = with(event(aggregate), json!({ "data": { "no": no } }));
-        contract.append(input).await;
-    }
-    contract.set_active("note", true).await;
+    contract.note_together(4).await;
     contract.handled("note").await;
     let dead = contract.deliveries("note").await;
     assert_eq!(dead.len(), 1, "{dead:?}");

@@ -115,12 +115,22 @@ impl Contents {
             ];
             all.read_models.insert(uuid(&row, 0), fields);
         }
-        let sql = "SELECT id, handler_name, CAST(event_types AS text), handler_function, created_at FROM event_handlers";
+        let sql = "SELECT id, handler_name, CAST(event_types AS text), handler_function, created_at, is_active, paused_until, revision \
+                   FROM event_handlers";
         for row in select(database, sql).await {
-            let fields = vec![text(&row, 1), json(&row, 2), text(&row, 3), time(&row, 4)];
+            let fields = vec![
+                text(&row, 1),
+                json(&row, 2),
+                text(&row, 3),
+                time(&row, 4),
+                row.try_get_by_index::<bool>(5).unwrap().into(),
+                time(&row, 6),
+                row.try_get_by_index::<i64>(7).unwrap().into(),
+            ];
             all.handlers.insert(uuid(&row, 0), fields);
         }
-        let sql = "SELECT d.id, d.handler_id, e.id, d.aggregate_id, d.status, d.attempts, d.last_error FROM deliveries d \
+        let sql = "SELECT d.id, d.handler_id, e.id, d.aggregate_id, d.status, d.attempts, d.last_error, \
+                   d.next_attempt_at, d.updated_at FROM deliveries d \
                    JOIN events e ON e.partition_no = d.partition_no AND e.position = d.event_position";
         for row in select(database, sql).await {
             let fields = vec![
@@ -130,6 +140,8 @@ impl Contents {
                 text(&row, 4),
                 int(&row, 5).into(),
                 text(&row, 6),
+                time(&row, 7),
+                time(&row, 8),
             ];
             all.deliveries.insert(uuid(&row, 0), fields);
         }

@@ -2,13 +2,19 @@
 
 mod contents;
 mod interruptions;
+mod outputs;
 mod pairs;
+mod running;
+mod twice;
 mod wrong_input;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use sea_orm::sqlx::{self, AssertSqlSafe, Connection, SqliteConnection};
+use sea_orm::{ConnectionTrait, Statement};
+
+use crate::support::in_process::Engine;
 
 /// A call of the binary without any options from outside.
 fn tidings(arguments: &[&str]) -> Command {
@@ -131,4 +137,40 @@ async fn make_events(url: &str, events: i64) {
         .await
         .unwrap();
     connection.close().await.unwrap();
+}
+
+/// Runs statements in a database that nobody serves.
+async fn run(url: &str, statements: &[String]) {
+    let database = sea_orm::Database::connect(url).await.unwrap();
+    for sql in statements {
+        database.execute_unprepared(sql).await.unwrap();
+    }
+    database.close().await.unwrap();
+}
+
+/// Gives the events of a version to a handler: in each aggregate the first is dead, the next
+/// one is to be tried, far in the future, and the last one waits for it.
+fn deliver(engine: Engine, handler: &str, versions: &str) -> String {
+    let id = match engine {
+        Engine::Sqlite => "randomblob(16)",
+        Engine::Postgres => "gen_random_uuid()",
+    };
+    format!(
+        "INSERT INTO deliveries (partition_no, id, handler_id, event_position, aggregate_id, status, attempts, last_error, \
+         next_attempt_at, updated_at) \
+         SELECT e.partition_no, {id}, h.id, e.position, e.aggregate_id, \
+         CASE e.version WHEN 1 THEN 'DEAD' WHEN 2 THEN 'RETRYING' ELSE 'WAITING' END, 3 - e.version, \
+         CASE e.version WHEN 3 THEN NULL ELSE 'no connection: \"ä\"' END, '2999-01-01T00:00:00+00:00', e.created_at \
+         FROM events e JOIN event_handlers h ON h.handler_name = '{handler}' \
+         WHERE e.event_type IN ('noted', 'counted') AND e.version IN ({versions})"
+    )
+}
+
+/// What a statement counts.
+async fn count(url: &str, sql: &str) -> i64 {
+    let database = sea_orm::Database::connect(url).await.unwrap();
+    let statement = Statement::from_string(database.get_database_backend(), sql);
+    let row = database.query_one_raw(statement).await.unwrap().unwrap();
+    database.close().await.unwrap();
+    row.try_get_by_index(0).unwrap()
 }

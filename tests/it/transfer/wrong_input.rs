@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Said, export, import, make_events, tidings};
+use super::{Said, count, export, import, make_events, pipe, run, tidings};
 use crate::support::client::Client;
 use crate::support::in_process::{Database, Engine};
 use crate::support::load::{Append, NewEvent};
@@ -108,7 +108,52 @@ async fn a_file_that_was_changed_is_an_error() {
             exported
                 .text
                 .replacen(lines[10], &format!("{}\n{}", lines[10], lines[10]), 1),
-            "does not follow",
+            "does not follow the one before it, between the lines 3 and 1003",
+        ),
+        (
+            "another partition",
+            exported
+                .text
+                .replacen("\"partition\":0", "\"partition\":7", 1),
+            "line 3 of the export is broken: there is no partition 7",
+        ),
+        (
+            "a number of partitions that there is not",
+            exported
+                .text
+                .replacen("\"partitions\":1", "\"partitions\":3", 1),
+            "no export of tidings",
+        ),
+        (
+            "a kind of line that only others know",
+            exported
+                .text
+                .replacen(lines[10], "{\"happening\":{\"id\":1}}", 1),
+            "line 11 of the export is broken: unknown variant `happening`",
+        ),
+        (
+            "junk",
+            exported.text.replacen(lines[10], "\0\u{7f} junk \\", 1),
+            "line 11 of the export is broken: expected value (column 1)",
+        ),
+        (
+            "much junk",
+            exported
+                .text
+                .replacen(lines[10], &"junk ".repeat(20 << 20), 1),
+            "line 11 of the export is broken: expected value (column 1)",
+        ),
+        (
+            "junk behind a line",
+            exported
+                .text
+                .replacen(lines[10], &format!("{} {{}}", lines[10]), 1),
+            "line 11 of the export is broken: trailing characters",
+        ),
+        (
+            "two exports",
+            format!("{}\n{}", lines[0], exported.text),
+            "line 2 of the export is broken: a second export begins here",
         ),
         (
             "another type",
@@ -190,4 +235,22 @@ async fn an_export_of_a_file_in_use_is_refused() {
     let source = Database::make(Engine::Sqlite);
     let _server = TestServer::start(&source.url());
     Said::by(tidings(&["export", "--database-url", &source.url()])).fail("in use");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_of_a_hundred_megabytes_is_carried() {
+    let source = Database::make(Engine::Sqlite);
+    make_events(&source.url(), EVENTS).await;
+    let large = "INSERT INTO events (partition_no, position, id, aggregate_id, aggregate_type, event_type, event_data, \
+                 event_metadata, version, created_at) SELECT partition_no, position + 1, randomblob(16), aggregate_id, \
+                 aggregate_type, event_type, '{\"text\":\"' || hex(zeroblob(50000000)) || '\"}', '{}', version + 1, created_at \
+                 FROM events WHERE position = 1000";
+    let version = "UPDATE aggregates SET current_version = current_version + 1 \
+                   WHERE id = (SELECT aggregate_id FROM events WHERE position = 1000)";
+    run(&source.url(), &[large.to_owned(), version.to_owned()]).await;
+    let target = Database::make(Engine::Postgres);
+    pipe(&source.url(), &target.url(), 4).succeed();
+    let sql = "SELECT CAST(max(length(CAST(event_data AS text))) AS bigint) FROM events";
+    let bytes = count(&target.url(), sql).await;
+    assert!((100_000_000..100_000_100).contains(&bytes), "{bytes}");
 }

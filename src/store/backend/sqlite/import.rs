@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use sea_orm::sqlx::{Row, SqliteConnection};
 
-use super::append::statements::{OverRows, head_position};
+use super::append::{
+    entries::{INSERT_ENTRIES, INSERT_STREAMS, POSITIONS},
+    events::{INSERT_EVENTS, KNOWN_AGGREGATES, SAVE_AGGREGATES},
+    statements::head_position,
+};
 use crate::{
     domain::{AggregateId, Entry, Event, Partition},
     store::{
@@ -15,45 +19,8 @@ use crate::{
 
 const EVENTS_HEAD: &str = "SELECT COALESCE(MAX(position), 0) FROM events WHERE partition_no = $1";
 
-const AGGREGATES: OverRows<'_> = OverRows {
-    sql: "SELECT a.id, a.aggregate_type, a.current_version \
-          FROM {rows} r CROSS JOIN aggregates a ON a.partition_no = r.column1 AND a.id = r.column2",
-    columns: 2,
-};
-
-const SAVE_AGGREGATES: OverRows<'_> = OverRows {
-    sql: "INSERT INTO aggregates (partition_no, id, aggregate_type, current_version, created_at, updated_at) \
-          SELECT * FROM {rows} WHERE column1 IS NOT NULL \
-          ON CONFLICT (partition_no, id) DO UPDATE \
-          SET current_version = excluded.current_version, updated_at = excluded.updated_at",
-    columns: 6,
-};
-
-const INSERT_EVENTS: OverRows<'_> = OverRows {
-    sql: "INSERT INTO events (partition_no, position, id, aggregate_id, aggregate_type, event_type, event_data, \
-          event_metadata, version, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
-    columns: 10,
-};
-
 const ENTRIES_HEAD: &str =
     "SELECT COALESCE(MAX(entry_position), 0) FROM event_streams WHERE partition_no = $1";
-
-const STREAMS: OverRows<'_> = OverRows {
-    sql: "SELECT r.column2, (SELECT COALESCE(MAX(s.position), 0) FROM event_streams s \
-          WHERE s.partition_no = r.column1 AND s.stream_name = r.column2) FROM {rows} r WHERE r.column1 IS NOT NULL",
-    columns: 2,
-};
-
-const BEGIN_STREAMS: OverRows<'_> = OverRows {
-    sql: "INSERT INTO streams (partition_no, name, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
-    columns: 3,
-};
-
-const INSERT_ENTRIES: OverRows<'_> = OverRows {
-    sql: "INSERT INTO event_streams (partition_no, stream_name, position, entry_position, event_id, event_type, \
-          event_data, event_partition_no, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
-    columns: 9,
-};
 
 /// Takes over events that follow one another.
 pub(super) async fn events(
@@ -71,7 +38,7 @@ pub(super) async fn events(
     if head.next() != first.position {
         return Ok(ImportOutcome::OtherHead(head));
     }
-    let known = AGGREGATES.fetch(
+    let known = KNOWN_AGGREGATES.fetch(
         connection,
         &runs,
         |query, run| query.bind(partition.number()).bind(run.key.0.0),
@@ -131,7 +98,7 @@ pub(super) async fn entries(
     if head.next() != first.entry_position {
         return Ok(ImportOutcome::OtherHead(head));
     }
-    let known = STREAMS.fetch(
+    let known = POSITIONS.fetch(
         connection,
         &runs,
         |query, run| query.bind(partition.number()).bind(run.key),
@@ -145,7 +112,7 @@ pub(super) async fn entries(
         return Ok(ImportOutcome::Gap);
     }
     let begun: Vec<&Run<&str, i64>> = runs.iter().filter(|run| run.first == 1).collect();
-    let begin = BEGIN_STREAMS.execute(connection, &begun, |query, run| {
+    let begin = INSERT_STREAMS.execute(connection, &begun, |query, run| {
         query
             .bind(partition.number())
             .bind(run.key)

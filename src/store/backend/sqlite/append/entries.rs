@@ -16,7 +16,7 @@ use crate::{
 
 const HEAD: &str = "SELECT entry_position, created_at FROM event_streams WHERE partition_no = $1 ORDER BY entry_position DESC LIMIT 1";
 
-const POSITIONS: OverRows<'_> = OverRows {
+pub(in super::super) const POSITIONS: OverRows<'_> = OverRows {
     sql: "SELECT r.column2, (SELECT COALESCE(MAX(s.position), 0) FROM event_streams s \
           WHERE s.partition_no = r.column1 AND s.stream_name = r.column2) FROM {rows} r WHERE r.column1 IS NOT NULL",
     columns: 2,
@@ -28,13 +28,13 @@ const KNOWN_ENTRIES: OverRows<'_> = OverRows {
     columns: 3,
 };
 
-const INSERT_STREAMS: OverRows<'_> = OverRows {
+pub(in super::super) const INSERT_STREAMS: OverRows<'_> = OverRows {
     sql: "INSERT INTO streams (partition_no, name, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL \
           ON CONFLICT DO NOTHING",
     columns: 3,
 };
 
-const INSERT_ENTRIES: OverRows<'_> = OverRows {
+pub(in super::super) const INSERT_ENTRIES: OverRows<'_> = OverRows {
     sql: "INSERT INTO event_streams (partition_no, stream_name, position, entry_position, event_id, event_type, \
           event_data, event_partition_no, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
     columns: 9,

@@ -27,13 +27,13 @@ const KNOWN_EVENTS: OverRows<'_> = OverRows {
     columns: 2,
 };
 
-const KNOWN_AGGREGATES: OverRows<'_> = OverRows {
+pub(in super::super) const KNOWN_AGGREGATES: OverRows<'_> = OverRows {
     sql: "SELECT a.id, a.aggregate_type, a.current_version \
           FROM {rows} r CROSS JOIN aggregates a ON a.partition_no = r.column1 AND a.id = r.column2",
     columns: 2,
 };
 
-const SAVE_AGGREGATES: OverRows<'_> = OverRows {
+pub(in super::super) const SAVE_AGGREGATES: OverRows<'_> = OverRows {
     sql: "INSERT INTO aggregates (partition_no, id, aggregate_type, current_version, created_at, updated_at) \
           SELECT * FROM {rows} WHERE column1 IS NOT NULL \
           ON CONFLICT (partition_no, id) DO UPDATE \
@@ -41,7 +41,7 @@ const SAVE_AGGREGATES: OverRows<'_> = OverRows {
     columns: 6,
 };
 
-const INSERT_EVENTS: OverRows<'_> = OverRows {
+pub(in super::super) const INSERT_EVENTS: OverRows<'_> = OverRows {
     sql: "INSERT INTO events (partition_no, position, id, aggregate_id, aggregate_type, event_type, event_data, \
           event_metadata, version, created_at) SELECT * FROM {rows} WHERE column1 IS NOT NULL",
     columns: 10,
