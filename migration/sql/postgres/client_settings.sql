@@ -25,3 +25,22 @@ BEGIN
     END LOOP;
 END;
 $$;
+
+-- Citus cannot make a generic plan of most statements before it knows the partition: it refuses where one is forced, and where
+-- none is, it sees to it that a plan is made for the values.
+DO $$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'citus') THEN
+        RETURN;
+    END IF;
+    FOR v_function IN
+        SELECT p.oid
+        FROM pg_proc p
+        WHERE p.pronamespace = current_schema()::regnamespace AND 'plan_cache_mode=force_generic_plan' = ANY (p.proconfig)
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s RESET plan_cache_mode', v_function);
+    END LOOP;
+END;
+$$;

@@ -9,6 +9,7 @@ END;
 $$;
 
 -- Once only: to replace it is to wait for every transaction that has appended, and to have all appends wait behind that.
+-- In a block of its own also for Citus, which hands the text of the whole query on to each shard: it takes one statement.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'events'::regclass AND tgname = 'events_refuse_change') THEN
