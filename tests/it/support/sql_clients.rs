@@ -196,7 +196,7 @@ impl SqlClient {
         if let sqlx::Error::Database(refusal) = &error {
             let code = refusal.code().unwrap_or_default();
             match code.as_ref() {
-                "TD001" | "40P01" | "40001" => return Err(Failure::Conflict),
+                "TD001" => return Err(Failure::Conflict),
                 code if code.starts_with("57P") || code.starts_with("08") => {}
                 _ => panic!("a SQL client was refused: {error}"),
             }

@@ -148,7 +148,7 @@ async fn everything_that_is_there_arrives_everywhere(engine: Engine, partitions:
     let whole = std::fs::read_to_string(&file).unwrap();
     for (engine, partitions) in [
         (Engine::Sqlite, 1),
-        (Engine::Postgres, 4),
+        (Engine::Postgres, 16),
         (Engine::Sqlite, 16),
         (Engine::Postgres, 1),
     ] {
