@@ -31,6 +31,7 @@ DECLARE
     v_has_locks boolean := false;
     v_partition_no smallint;
     v_revised uuid[] := '{}';
+    v_now timestamptz;
 BEGIN
     p_event_id := tidings_check_id('p_event_id', p_event_id);
     SELECT e.* INTO v_event
@@ -121,15 +122,17 @@ BEGIN
         -- has, the checkpoint does not tell, for it is written later.
         CONTINUE WHEN NOT FOUND;
         -- One that is due may be in a server's hand, which takes it away when it is done: then another one waits behind it.
+        -- Citus takes nothing volatile in an UPDATE.
+        v_now := clock_timestamp();
         UPDATE deliveries d
         SET status = CASE WHEN d.status = 'DEAD' THEN 'WAITING' ELSE d.status END,
             attempts = CASE WHEN d.status = 'DEAD' THEN 0 ELSE d.attempts END,
-            next_attempt_at = CASE WHEN d.status = 'RETRYING' AND v_is_queued THEN clock_timestamp() ELSE d.next_attempt_at END,
+            next_attempt_at = CASE WHEN d.status = 'RETRYING' AND v_is_queued THEN v_now ELSE d.next_attempt_at END,
             last_error = coalesce(v_error, d.last_error),
-            updated_at = clock_timestamp()
+            updated_at = v_now
         WHERE d.partition_no = v_event.partition_no AND d.handler_id = v_handler.id
               AND d.aggregate_id = v_event.aggregate_id AND d.event_position = v_event.position
-              AND (NOT v_is_queued OR d.status <> 'RETRYING' OR d.next_attempt_at > clock_timestamp());
+              AND (NOT v_is_queued OR d.status <> 'RETRYING' OR d.next_attempt_at > v_now);
         IF NOT FOUND THEN
             v_retry_delay := INTERVAL '5 seconds' * (0.8 + 0.4 * random());
             -- One of an aggregate is tried at a time. What is queued, too, waits, and is made due below.
@@ -146,7 +149,7 @@ BEGIN
                 v_event.partition_no, tidings_new_id(), v_handler.id, v_event.position, v_event.aggregate_id,
                 CASE WHEN v_waits THEN 'WAITING' ELSE 'RETRYING' END, CASE WHEN v_is_queued THEN 0 ELSE 1 END,
                 v_error,
-                CASE WHEN NOT v_waits THEN clock_timestamp() + v_retry_delay END, clock_timestamp()
+                CASE WHEN NOT v_waits THEN v_now + v_retry_delay END, v_now
             );
         END IF;
         PERFORM tidings_promote_deliveries(v_event.partition_no, ARRAY[v_handler.id], ARRAY[v_event.aggregate_id]);

@@ -18,6 +18,7 @@ AS $$
 DECLARE
     v_key record;
     v_id uuid;
+    v_now timestamptz;
 BEGIN
     FOR v_key IN
         SELECT DISTINCT k.handler_id, k.aggregate_id
@@ -38,8 +39,10 @@ BEGIN
         LIMIT 1;
         CONTINUE WHEN NOT FOUND;
 
+        -- A variable: Citus takes nothing volatile in an UPDATE.
+        v_now := clock_timestamp();
         UPDATE deliveries d
-        SET status = 'RETRYING', next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
+        SET status = 'RETRYING', next_attempt_at = v_now, updated_at = v_now
         WHERE d.partition_no = p_partition_no AND d.id = v_id;
     END LOOP;
 END;

@@ -70,6 +70,8 @@ DECLARE
     v_cancelled boolean := false;
     v_has_called boolean := false;
     v_attempts int;
+    v_now timestamptz;
+    v_delay interval;
     v_event record;
 BEGIN
     PERFORM FROM checkpoints c
@@ -176,12 +178,15 @@ BEGIN
                 clock_timestamp()
             );
         END IF;
+        -- Variables: Citus takes nothing volatile in an UPDATE.
+        v_now := clock_timestamp();
+        v_delay := p_delay_ms[v_attempts] * (0.8 + 0.4 * random()) * INTERVAL '1 millisecond';
         UPDATE deliveries d
         SET status = CASE WHEN v_attempts > cardinality(p_delay_ms) THEN 'DEAD' ELSE 'RETRYING' END,
             attempts = v_attempts,
             last_error = left(regexp_replace(v_error, '[[:cntrl:]]', ' ', 'g'), 500),
-            next_attempt_at = clock_timestamp() + p_delay_ms[v_attempts] * (0.8 + 0.4 * random()) * INTERVAL '1 millisecond',
-            updated_at = clock_timestamp()
+            next_attempt_at = v_now + v_delay,
+            updated_at = v_now
         WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord];
         IF v_attempts <= cardinality(p_delay_ms) THEN
             v_failed := v_failed || v_event.aggregate_id;

@@ -20,8 +20,18 @@ SET enable_seqscan = off
 SET enable_sort = off
 SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    v_now timestamptz;
+    v_status text;
+    v_attempts int;
+    v_last_error text;
 BEGIN
     FOR v_ord IN 1 .. cardinality(p_delivery_id) LOOP
+        -- Variables: Citus takes nothing volatile in an UPDATE, and crashes where it sets a column to an element of an array.
+        v_now := clock_timestamp();
+        v_status := p_status[v_ord];
+        v_attempts := p_attempts[v_ord];
+        v_last_error := p_last_error[v_ord];
         IF p_is_new[v_ord] THEN
             CONTINUE WHEN p_status[v_ord] = 'DELIVERED';
             INSERT INTO deliveries (
@@ -31,7 +41,7 @@ BEGIN
             VALUES (
                 p_partition_no, p_delivery_id[v_ord], p_handler_id[v_ord], p_position[v_ord], p_aggregate_id[v_ord],
                 p_status[v_ord], p_attempts[v_ord], p_last_error[v_ord],
-                clock_timestamp() + p_delay_ms[v_ord] * INTERVAL '1 millisecond', clock_timestamp()
+                v_now + p_delay_ms[v_ord] * INTERVAL '1 millisecond', v_now
             );
         ELSIF p_status[v_ord] = 'DELIVERED' THEN
             DELETE FROM deliveries d
@@ -39,9 +49,9 @@ BEGIN
                   AND d.status = 'RETRYING' AND d.attempts = p_attempts[v_ord];
         ELSE
             UPDATE deliveries d
-            SET status = p_status[v_ord], attempts = p_attempts[v_ord], last_error = p_last_error[v_ord],
-                next_attempt_at = clock_timestamp() + p_delay_ms[v_ord] * INTERVAL '1 millisecond',
-                updated_at = clock_timestamp()
+            SET status = v_status, attempts = v_attempts, last_error = v_last_error,
+                next_attempt_at = v_now + p_delay_ms[v_ord] * INTERVAL '1 millisecond',
+                updated_at = v_now
             WHERE d.partition_no = p_partition_no AND d.id = p_delivery_id[v_ord]
                   AND d.status = 'RETRYING' AND d.attempts = p_attempts[v_ord] - 1;
         END IF;
