@@ -214,9 +214,10 @@ impl Store {
         let sql = format!(
             "WITH asked (no, id, low, high) AS ({relation}), \
              bounds AS MATERIALIZED ( \
-                 SELECT no, id, COALESCE((SELECT k.created_at FROM commands k \
-                     WHERE k.partition_no = asked.no AND k.aggregate_id = asked.id {} \
-                     ORDER BY k.created_at, k.id LIMIT 1 OFFSET {offset}), {end_of_time}) AS up_to FROM asked) \
+                 SELECT asked.no, asked.id, COALESCE((SELECT k.created_at FROM commands k \
+                     WHERE k.partition_no = l.partition_no AND k.aggregate_id = asked.id {} \
+                     ORDER BY k.created_at, k.id LIMIT 1 OFFSET {offset}), {end_of_time}) AS up_to \
+                 FROM asked JOIN partition_locks l ON l.partition_no = asked.no AND l.log = 'events') \
              SELECT {} FROM bounds b JOIN commands c \
              ON c.partition_no = b.no AND c.aggregate_id = b.id AND c.created_at <= b.up_to {}",
             behind("k"),

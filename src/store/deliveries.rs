@@ -175,9 +175,10 @@ impl Store {
         let sql = format!(
             "WITH asked (no, id, low, high) AS ({relation}), \
              bounds AS MATERIALIZED ( \
-                 SELECT no, id, COALESCE((SELECT k.id FROM deliveries k \
-                     WHERE k.partition_no = asked.no AND k.handler_id = asked.id{} \
-                     ORDER BY k.id LIMIT 1 OFFSET {offset}), {last}) AS up_to FROM asked) \
+                 SELECT asked.no, asked.id, COALESCE((SELECT k.id FROM deliveries k \
+                     WHERE k.partition_no = l.partition_no AND k.handler_id = asked.id{} \
+                     ORDER BY k.id LIMIT 1 OFFSET {offset}), {last}) AS up_to \
+                 FROM asked JOIN partition_locks l ON l.partition_no = asked.no AND l.log = 'events') \
              SELECT {} FROM bounds b JOIN deliveries d \
              ON d.partition_no = b.no AND d.handler_id = b.id AND d.id <= b.up_to{}",
             wanted("k"),
