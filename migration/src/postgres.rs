@@ -13,6 +13,7 @@ pub const FUNCTIONS: &[&str] = &[
     include_str!("../sql/postgres/functions/tidings_describe_partitions.sql"),
     include_str!("../sql/postgres/functions/tidings_promote_deliveries.sql"),
     include_str!("../sql/postgres/functions/tidings_next_delivery_ms.sql"),
+    include_str!("../sql/postgres/functions/tidings_due_deliveries.sql"),
     include_str!("../sql/postgres/functions/tidings_is_held_back.sql"),
     include_str!("../sql/postgres/functions/tidings_write_deliveries.sql"),
     include_str!("../sql/postgres/functions/tidings_save_handler_steps.sql"),

@@ -8,8 +8,8 @@ use std::{
 use entity::deliveries::{Column, Entity};
 use futures_util::future::try_join_all;
 use sea_orm::{
-    IdenStatic, Statement, Value,
-    sea_query::{Expr, ExprTrait, Order, Query, SelectStatement},
+    DbBackend, IdenStatic, Statement, Value,
+    sea_query::{Expr, ExprTrait, Func, Order, Query, SelectStatement},
 };
 use uuid::Uuid;
 
@@ -43,14 +43,25 @@ impl Store {
         taken: &HashSet<DeliveryId>,
         limit: usize,
     ) -> Result<DueDeliveries, StoreError> {
-        let mut select = select_deliveries();
+        let most = (limit + taken.len() + 1) as u64;
+        let mut select = match self.backend.dialect() {
+            DbBackend::Postgres => {
+                let call = Func::cust("tidings_due_deliveries")
+                    .arg(partition.number())
+                    .arg(handler.0)
+                    .arg(i64::try_from(most).unwrap_or(i64::MAX));
+                delivery_columns().from_function(call, Entity).to_owned()
+            }
+            _ => select_deliveries()
+                .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
+                .and_where(Expr::col(Column::HandlerId).eq(handler.0))
+                .and_where(Expr::col(Column::Status).eq(DeliveryStatus::Retrying.as_str()))
+                .limit(most)
+                .to_owned(),
+        };
         select
             .expr(self.now())
-            .and_where(Expr::col(Column::PartitionNo).eq(partition.number()))
-            .and_where(Expr::col(Column::HandlerId).eq(handler.0))
-            .and_where(Expr::col(Column::Status).eq(DeliveryStatus::Retrying.as_str()))
-            .order_by(Column::NextAttemptAt, Order::Asc)
-            .limit((limit + taken.len() + 1) as u64);
+            .order_by(Column::NextAttemptAt, Order::Asc);
         let mut found = DueDeliveries::default();
         let mut due = Vec::new();
         for row in &self.select(&select).await? {
@@ -402,8 +413,12 @@ pub(super) fn columns_of(alias: &str) -> String {
 }
 
 fn select_deliveries() -> SelectStatement {
+    delivery_columns().from(Entity).to_owned()
+}
+
+fn delivery_columns() -> SelectStatement {
     let columns = COLUMNS.map(|column| (Entity, column));
-    Query::select().columns(columns).from(Entity).to_owned()
+    Query::select().columns(columns).to_owned()
 }
 
 pub(super) fn delivery(row: &mut Row<'_>) -> Result<Delivery, StoreError> {

@@ -214,6 +214,7 @@ async fn each_statement_on_a_table_that_grows_names_its_partition() {
         "tidings_run_sql_handler",
         "tidings_write_deliveries",
         "tidings_promote_deliveries",
+        "tidings_due_deliveries",
         "tidings_next_delivery_ms",
         "tidings_is_held_back",
         "tidings_unfoldable_event",
