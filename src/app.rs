@@ -203,11 +203,11 @@ impl App {
         background.start("metrics", move |stop| {
             measuring::keep_counts(counted.clone(), stop)
         });
-        let removing = metrics.clone();
-        background.start("old-metrics", move |stop| {
-            measuring::remove_old_counts(removing.clone(), stop)
-        });
         if config.background.enabled {
+            let removing = metrics.clone();
+            background.start("old-metrics", move |stop| {
+                measuring::remove_old_counts(removing.clone(), stop)
+            });
             let worker = Worker::new(store.clone(), executor.clone(), tail.clone());
             let poller = worker.clone();
             background.start("command-poll", move |stop| poller.clone().poll(stop));

@@ -52,11 +52,14 @@ struct Awaited {
 }
 
 /// One of those who wait for a lock, until it is dropped.
-struct Waiter<'a>(&'a AtomicUsize);
+struct Waiter<'a> {
+    partition: Partition,
+    waiting: &'a AtomicUsize,
+}
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -186,19 +189,29 @@ impl Across {
         let ids = || events.iter().map(|event| event.id.0).collect();
         let mut giving_way = self.store.giving_way();
         let began = Instant::now();
-        let mut held = None;
+        let mut held: Option<Waiter> = None;
         let mut patience = SHORT_WAIT;
         loop {
-            let awaited = held.or_else(|| self.awaited_of(parts));
+            let awaited = held.as_ref().map(|waiter| waiter.partition);
+            let awaited = awaited.or_else(|| self.awaited_of(parts));
             let tried = match awaited {
                 None => {
                     let turn = self.turns.acquire().await;
                     let _turn = turn.map_err(|_| AppendError::stopping())?;
+                    // Whoever had the turn may have found a lock held: not each of them has to, with locks of its own meanwhile.
+                    if self.awaited_of(parts).is_some() {
+                        continue;
+                    }
                     let waits = LockWaits {
                         first: None,
                         others: patience,
                     };
-                    self.store.append_events_across(parts, waits).await
+                    let tried = self.store.append_events_across(parts, waits).await;
+                    if let Ok(AppendedAcross::Held(partition)) = tried {
+                        // Before the turn is given up: whoever has it next is to see it.
+                        held = Some(self.waiter_for(partition));
+                    }
+                    tried
                 }
                 Some(partition) => {
                     let left = self.store.lock_timeout().saturating_sub(began.elapsed());
@@ -211,7 +224,7 @@ impl Across {
                     return Err(AppendError::locked());
                 }
                 Ok(AppendedAcross::Held(partition)) => {
-                    held = Some(partition);
+                    held = Some(self.waiter_for(partition));
                     patience = LONGEST_WAIT.min(patience * 2);
                 }
                 Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
@@ -232,6 +245,12 @@ impl Across {
         })
     }
 
+    fn waiter_for(&self, partition: Partition) -> Waiter<'_> {
+        let waiting = &self.locks[partition.index()].waiting;
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiter { partition, waiting }
+    }
+
     /// Waits for the lock of one partition, holding none, and then appends.
     async fn append_after(
         &self,
@@ -240,11 +259,9 @@ impl Across {
         patience: Duration,
         parts: &[(Partition, AppendRequest)],
     ) -> Result<Result<AppendedAcross, StoreError>, AppendError> {
-        let awaited = &self.locks[partition.index()];
-        awaited.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiter = Waiter(&awaited.waiting);
+        let _waiter = self.waiter_for(partition);
         let asked = Instant::now();
-        let gate = timeout(left, awaited.gate.acquire()).await;
+        let gate = timeout(left, self.locks[partition.index()].gate.acquire()).await;
         let _gate = gate
             .map_err(|_| AppendError::locked())?
             .map_err(|_| AppendError::stopping())?;

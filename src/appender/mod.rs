@@ -241,11 +241,13 @@ impl Appender {
         let turns = self.makers[store.partitions().of_aggregate(id).index()].clone();
         let made = self.tasks.spawn(async move {
             // Where the lock is held for long, they would take the connections of everybody else.
-            let turn = timeout(store.lock_timeout(), turns.acquire()).await;
+            let (patience, asked) = (store.lock_timeout(), Instant::now());
+            let turn = timeout(patience, turns.acquire()).await;
             let _turn = turn
                 .map_err(|_| AppendError::locked())?
                 .map_err(|_| AppendError::stopping())?;
-            create_aggregate(store, id, aggregate_type).await
+            let lock_wait = patience.saturating_sub(asked.elapsed());
+            create_aggregate(store, id, aggregate_type, lock_wait).await
         });
         match timeout(self.request_timeout, made).await {
             Ok(Ok(answer)) => answer,
@@ -408,10 +410,11 @@ async fn create_aggregate(
     store: Store,
     id: AggregateId,
     aggregate_type: AggregateType,
+    lock_wait: Duration,
 ) -> Result<(Aggregate, bool), AppendError> {
     let mut giving_way = store.giving_way();
     loop {
-        match store.create_aggregate(id, &aggregate_type).await {
+        match store.create_aggregate(id, &aggregate_type, lock_wait).await {
             Ok(made) => return Ok(made),
             Err(StoreError::GaveWay(_)) if giving_way.pause().await => {}
             // The aggregate's own id makes a repeat safe.

@@ -1,6 +1,6 @@
 //! Removes counts of events that are too old. Floor 3.
 //!
-//! Any server does it, also one that counts nothing itself: doing it twice does no harm.
+//! Any server that works in the background does it, also one that counts nothing itself: doing it twice does no harm.
 
 use std::{error::Error, sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The table `aggregates`. Floor 2.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use entity::aggregates::{Column, Entity};
 use futures_util::future::try_join_all;
@@ -10,7 +10,8 @@ use super::{Store, StoreError, events::KEYS_A_STATEMENT, rows};
 use crate::domain::{Aggregate, AggregateId, AggregateType, Order, Partition, Timestamp};
 
 impl Store {
-    /// Makes an aggregate without events, unless it is there already. Answers it, and whether it was made.
+    /// Makes an aggregate without events, unless it is there already. Answers it, and whether it was made. Waits for so long
+    /// for a lock of PostgreSQL that somebody else holds.
     ///
     /// # Errors
     /// When the database fails.
@@ -18,10 +19,11 @@ impl Store {
         &self,
         id: AggregateId,
         aggregate_type: &AggregateType,
+        lock_wait: Duration,
     ) -> Result<(Aggregate, bool), StoreError> {
         let partition = self.partitions.of_aggregate(id);
         self.backend
-            .create_aggregate(partition, id, aggregate_type, self.clock.now())
+            .create_aggregate(partition, id, aggregate_type, lock_wait, self.clock.now())
             .await
     }
 

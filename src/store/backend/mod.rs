@@ -134,6 +134,7 @@ pub(super) trait Backend: Send + Sync {
         partition: Partition,
         id: AggregateId,
         aggregate_type: &AggregateType,
+        lock_wait: Duration,
         now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError>;
 

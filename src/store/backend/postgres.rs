@@ -546,10 +546,11 @@ impl Backend for Postgres {
         partition: Partition,
         id: AggregateId,
         aggregate_type: &AggregateType,
+        lock_wait: Duration,
         _now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError> {
         self.write(async |connection| {
-            let mut transaction = connection.begin().await.map_err(not_begun)?;
+            let mut transaction = append::begin_waiting(connection, lock_wait).await?;
             append::lock_events(&mut transaction, partition).await?;
             let created =
                 append::insert_aggregate(&mut transaction, partition, id, aggregate_type).await?;

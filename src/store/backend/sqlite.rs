@@ -355,6 +355,7 @@ impl Backend for Sqlite {
         partition: Partition,
         id: AggregateId,
         aggregate_type: &AggregateType,
+        _lock_wait: Duration,
         now: Timestamp,
     ) -> Result<(Aggregate, bool), StoreError> {
         self.write(async |connection| {

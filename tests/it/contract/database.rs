@@ -210,7 +210,8 @@ async fn what_was_given_up_while_it_wrote_leaves_no_transaction_to_those_who_com
     let kind = tidings::domain::AggregateType::new("user").unwrap();
     for round in 0..40 {
         let id = tidings::domain::AggregateId(uuid::Uuid::new_v4());
-        let given_up = contract.server.app.store().create_aggregate(id, &kind);
+        let store = contract.server.app.store();
+        let given_up = store.create_aggregate(id, &kind, store.lock_timeout());
         let steps = std::time::Duration::from_micros(100) * (round / 4);
         let _ = tokio::time::timeout(steps, given_up).await;
 

@@ -104,7 +104,7 @@ async fn a_sql_client_that_leaves_its_transaction_open_holds_up_its_own_partitio
         assert!(slowest < LONGEST_DELAY + SLACK, "{number}: {slowest:?}");
     }
     for (made, taken) in makers.join_all().await {
-        // Twice as long where it has queued up behind one that waited already.
+        // Twice as long where another one was before it in PostgreSQL's own queue for the lock.
         assert!(
             taken >= LOCK_TIMEOUT && taken < LOCK_TIMEOUT * 2 + SLACK,
             "told after {taken:?}"

@@ -16,7 +16,7 @@ use crate::{
     store::StoreError,
 };
 
-pub(super) use across::append as events_across;
+pub(super) use across::{append as events_across, begin_waiting};
 pub(super) use events::append as events;
 
 const APPEND_ENTRIES: &str = "SELECT outcome, position, entry_position, created_at, actual_position \

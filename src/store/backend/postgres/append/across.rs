@@ -20,9 +20,7 @@ pub(in super::super) async fn append(
     waits: LockWaits,
 ) -> Result<AppendedAcross, StoreError> {
     let at_first = waits.first.map_or(waits.others, |(_, wait)| wait);
-    let begin = format!("BEGIN; {}", wait_for_locks(at_first));
-    let begun = connection.begin_with(AssertSqlSafe(begin)).await;
-    let mut transaction = begun.map_err(not_begun)?;
+    let mut transaction = begin_waiting(connection, at_first).await?;
     if let Some((partition, _)) = waits.first {
         match super::lock_events(&mut transaction, partition).await {
             Err(StoreError::LockTimeout(_)) => return held(transaction, partition).await,
@@ -53,9 +51,20 @@ pub(in super::super) async fn append(
     Ok(AppendedAcross::Judged(outcomes))
 }
 
-/// A time-out of nothing would be none.
+/// Begins a transaction that waits for so long for a lock. PostgreSQL counts it twice where others wait for the row too: until
+/// it is the next one in their queue, and then for the row.
+pub(in super::super) async fn begin_waiting(
+    connection: &mut PgConnection,
+    wait: Duration,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
+    let begin = format!("BEGIN; {}", wait_for_locks(wait));
+    let begun = connection.begin_with(AssertSqlSafe(begin)).await;
+    begun.map_err(not_begun)
+}
+
+/// Rounded up: a time-out of nothing would be none.
 fn wait_for_locks(wait: Duration) -> String {
-    let wait = wait.max(Duration::from_millis(1));
+    let wait = wait + Duration::from_millis(1);
     format!("SET LOCAL lock_timeout = '{}'", milliseconds(wait))
 }
 
