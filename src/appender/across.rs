@@ -29,7 +29,7 @@ use crate::{
 /// Appends over several partitions that run at the same time.
 const AT_ONCE: usize = 4;
 /// How long one waits for a lock while it may hold others, at first: batches hold a lock for some milliseconds.
-const SHORT_WAIT: Duration = Duration::from_millis(100);
+pub(super) const SHORT_WAIT: Duration = Duration::from_millis(100);
 /// It grows up to this where locks are held again and again.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
@@ -51,7 +51,7 @@ struct Awaited {
     waiting: AtomicUsize,
 }
 
-/// One of those who wait for a lock, until it is dropped.
+/// Somebody who has found a lock held, or waits for it, until it is dropped.
 struct Waiter<'a> {
     partition: Partition,
     waiting: &'a AtomicUsize,
@@ -124,7 +124,9 @@ impl Across {
         let (began, from) = (Instant::now(), self.hooks.traces.now());
         let committed = self.commit_across(&parts, &events).await;
         let took = began.elapsed();
-        if let Some(times) = from.zip(self.hooks.traces.now()) {
+        if committed.is_ok()
+            && let Some(times) = from.zip(self.hooks.traces.now())
+        {
             let numbers = [
                 ("tidings.batch.requests", 1),
                 ("tidings.batch.events", events.len()),
@@ -145,6 +147,7 @@ impl Across {
             Err(error) => {
                 // What is refused for a value in it is no failure of the database.
                 if !matches!(error, AppendError::Refused(_)) {
+                    span.set_failed("the database");
                     self.hooks.measure(&report);
                 }
                 return Err(error);
@@ -152,7 +155,7 @@ impl Across {
         };
 
         if let Some(refusal) = first_refusal(&outcomes, &places, &events) {
-            (self.hooks.on_batch)(&report);
+            self.hooks.measure(&report);
             return Ok(Outcome::Refused(refusal));
         }
         let mut stored: Vec<Option<Arc<Event>>> = vec![None; events.len()];
@@ -161,7 +164,7 @@ impl Across {
             parts.into_iter().zip(outcomes).zip(places.values())
         {
             let Outcome::Appended { at, places } = outcome else {
-                (self.hooks.on_batch)(&report);
+                self.hooks.measure(&report);
                 return Ok(Outcome::Duplicate);
             };
             newest = newest.max(at);
@@ -188,7 +191,7 @@ impl Across {
     ) -> Result<Vec<Outcome<AppendedEvent>>, AppendError> {
         let ids = || events.iter().map(|event| event.id.0).collect();
         let mut giving_way = self.store.giving_way();
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut held: Option<Waiter> = None;
         let mut patience = SHORT_WAIT;
         loop {
@@ -198,8 +201,11 @@ impl Across {
                 None => {
                     let turn = self.turns.acquire().await;
                     let _turn = turn.map_err(|_| AppendError::stopping())?;
+                    // The time until its turn was no wait for a lock.
+                    began = Instant::now();
                     // Whoever had the turn may have found a lock held: not each of them has to, with locks of its own meanwhile.
-                    if self.awaited_of(parts).is_some() {
+                    if let Some(partition) = self.awaited_of(parts) {
+                        held = Some(self.waiter_for(partition));
                         continue;
                     }
                     let waits = LockWaits {
@@ -220,7 +226,11 @@ impl Across {
             };
             match tried {
                 Ok(AppendedAcross::Judged(outcomes)) => return Ok(outcomes),
-                Ok(AppendedAcross::Held(partition)) if awaited == Some(partition) => {
+                // Earlier it was another lock, such as that of a table, or of a row that a client has locked by hand.
+                Ok(AppendedAcross::Held(partition))
+                    if awaited == Some(partition)
+                        && began.elapsed() >= self.store.lock_timeout() =>
+                {
                     return Err(AppendError::locked());
                 }
                 Ok(AppendedAcross::Held(partition)) => {
@@ -236,10 +246,11 @@ impl Across {
         }
     }
 
-    /// A partition whose lock others wait for.
+    /// A partition whose lock others wait for. The highest: locks are taken in their order, so whoever waits for one holds those
+    /// below it, and makes them look held too.
     fn awaited_of(&self, parts: &[(Partition, AppendRequest)]) -> Option<Partition> {
         let mut partitions = parts.iter().map(|(partition, _)| *partition);
-        partitions.find(|partition| {
+        partitions.rfind(|partition| {
             let awaited = &self.locks[partition.index()];
             awaited.waiting.load(Ordering::Relaxed) > 0
         })

@@ -34,11 +34,11 @@ use crate::{
     store::{Store, StoreError},
     traces::Traces,
 };
-use across::Across;
+use across::{Across, SHORT_WAIT};
 use log::{EntryLog, EventLog};
 use queue::Queue;
 
-/// Called with what was committed, in the order of its log, after each commit.
+/// Called with what was committed, after each commit: in the order of its log, but for what was appended over several partitions.
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
 
 /// Called with each batch, once it is committed and before its writers are told.
@@ -246,7 +246,8 @@ impl Appender {
             let _turn = turn
                 .map_err(|_| AppendError::locked())?
                 .map_err(|_| AppendError::stopping())?;
-            let lock_wait = patience.saturating_sub(asked.elapsed());
+            // Batches hold it for some milliseconds: who is late waits for one of those still.
+            let lock_wait = patience.saturating_sub(asked.elapsed()).max(SHORT_WAIT);
             create_aggregate(store, id, aggregate_type, lock_wait).await
         });
         match timeout(self.request_timeout, made).await {

@@ -66,7 +66,6 @@ pub struct Store {
     partitions: PartitionCount,
     statements: Arc<std::sync::atomic::AtomicU64>,
     lost: tokio_util::sync::CancellationToken,
-    lock_timeout: Duration,
 }
 
 impl Store {
@@ -85,13 +84,13 @@ impl Store {
     /// How long a write waits for a lock that somebody else holds.
     #[must_use]
     pub fn lock_timeout(&self) -> Duration {
-        self.lock_timeout
+        self.backend.lock_timeout()
     }
 
     /// For a transaction that is about to be tried, and that others may make the victim of a deadlock.
     #[must_use]
     pub fn giving_way(&self) -> GivingWay {
-        GivingWay::begin(self.lock_timeout)
+        GivingWay::begin(self.lock_timeout())
     }
 
     /// Which database it is: `sqlite` or `postgres`.

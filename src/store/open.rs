@@ -80,7 +80,6 @@ impl Store {
             partitions,
             statements: Arc::default(),
             lost: CancellationToken::new(),
-            lock_timeout: config.lock_timeout,
         })
     }
 }

@@ -64,7 +64,8 @@ async fn hold_lock(connection: &mut PgConnection, log: &str) {
 #[tokio::test]
 async fn a_rebuild_takes_as_long_as_it_takes_and_no_more_than_a_few_run() {
     let server = serve(|config| {
-        config.limits.request_timeout = Duration::from_millis(100);
+        // Less than the lock is held for, and enough for the appends before.
+        config.limits.request_timeout = Duration::from_millis(800);
         config.database.lock_timeout = Duration::from_secs(20);
     })
     .await;

@@ -217,6 +217,9 @@ pub(super) trait Backend: Send + Sync {
     /// See [`super::Store::connections`].
     fn connections(&self) -> Vec<Connections>;
 
+    /// See [`super::Store::lock_timeout`].
+    fn lock_timeout(&self) -> Duration;
+
     /// The SQL for the start of the piece of time that an instant in a column lies in.
     fn start_of(&self, column: &str, interval: MetricInterval) -> String;
 

@@ -686,6 +686,10 @@ impl Backend for Postgres {
         ]
     }
 
+    fn lock_timeout(&self) -> Duration {
+        self.lock_timeout
+    }
+
     fn start_of(&self, column: &str, interval: MetricInterval) -> String {
         let unit = match interval {
             MetricInterval::Minute => "minute",

@@ -492,6 +492,10 @@ impl Backend for Sqlite {
         vec![self.readers.count("read"), self.writer.count("write")]
     }
 
+    fn lock_timeout(&self) -> Duration {
+        file::BUSY_TIMEOUT
+    }
+
     /// Instants are texts in UTC, all of one form: `2026-01-31T12:00:00+00:00`.
     fn start_of(&self, column: &str, interval: MetricInterval) -> String {
         let (chars, rest) = match interval {

@@ -12,6 +12,7 @@ on_postgres!(
     sql_clients_are_held_to_the_servers_own_limit,
     json_that_sql_takes_comes_back_from_the_api,
     a_role_that_may_do_nothing_gets_nothing,
+    the_rights_of_the_documentation_are_enough_and_no_more,
     the_examples_of_the_documentation_run,
 );
 
@@ -265,21 +266,98 @@ async fn a_role_that_may_do_nothing_gets_nothing(partitions: u8) {
     assert!(sql.rows("SELECT FROM events").await.is_empty());
 }
 
+/// What is to be run of the documentation, with a role of the test's own: all databases of a cluster have the same ones.
+fn examples(role: &str) -> Vec<String> {
+    let text = include_str!("../../../docs/sql.md");
+    let blocks = text.split("```sql\n").skip(1);
+    let examples = blocks.map(|block| block.split("```").next().unwrap());
+    examples
+        .map(|example| example.replace("app_role", role))
+        .collect()
+}
+
+async fn the_rights_of_the_documentation_are_enough_and_no_more(partitions: u8) {
+    let server = start(partitions, |_| {}).await;
+    let mut sql = Sql::connect(&server).await;
+    let role = format!("app_{}", uuid::Uuid::new_v4().simple());
+    let examples = examples(&role);
+    let grants: Vec<&String> = examples.iter().filter(|e| e.contains("GRANT")).collect();
+    let [for_all, for_handlers] = grants[..] else {
+        panic!("{grants:?}");
+    };
+    let needs_more =
+        |call: &&str| call.contains("register_event_handler") || call.contains("process_event");
+    sql.run(for_all).await.unwrap();
+    sql.run(&format!("SET ROLE {role}; BEGIN")).await.unwrap();
+    for call in CALLS {
+        sql.run("SAVEPOINT before").await.unwrap();
+        let called = sql.run(&format!("SELECT * FROM {call}")).await;
+        match called {
+            Ok(()) => assert!(!needs_more(call), "{call}"),
+            Err(refused) => {
+                assert!(needs_more(call), "{call}: {refused:?}");
+                assert_eq!(refused.code, "42501", "{call}: {refused:?}");
+                sql.run("ROLLBACK TO before").await.unwrap();
+            }
+        }
+    }
+    sql.run(&format!(
+        "ROLLBACK; RESET ROLE; {for_handlers}; SET ROLE {role}"
+    ))
+    .await
+    .unwrap();
+    for function in ["log", "publish:news"] {
+        let call = format!("SELECT register_event_handler('{function}', 'seen', '{function}')");
+        sql.run(&call).await.unwrap();
+    }
+    for call in CALLS {
+        if let Err(refused) = sql.run(&format!("SELECT * FROM {call}")).await {
+            panic!("{call}: {refused:?}");
+        }
+    }
+    let published = sql.rows("SELECT * FROM read_from_stream('news')").await;
+    assert!(!published.is_empty());
+
+    for change in [
+        "UPDATE events SET event_type = 'other'",
+        "UPDATE event_streams SET event_type = 'other'",
+        "UPDATE database_settings SET database_id = gen_random_uuid()",
+        "UPDATE domains SET content = content",
+        "CREATE TABLE mine ()",
+        "CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ] {
+        let refused = sql.refused(change).await;
+        assert_eq!(refused.code, "42501", "{change}: {refused:?}");
+    }
+    let tables = sql
+        .rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        .await;
+    assert!(tables.len() > 10, "{tables:?}");
+    for table in tables {
+        let delete = format!("DELETE FROM {}", table["tablename"].as_str().unwrap());
+        assert_eq!(sql.refused(&delete).await.code, "42501", "{delete}");
+    }
+    sql.run(&format!(
+        "RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}"
+    ))
+    .await
+    .unwrap();
+}
+
 async fn the_examples_of_the_documentation_run(partitions: u8) {
     let server = start(partitions, |_| {}).await;
     let mut sql = Sql::connect(&server).await;
-    let text = include_str!("../../../docs/sql.md");
-    let examples: Vec<&str> = text
-        .split("```sql\n")
-        .skip(1)
-        .map(|block| block.split("```").next().unwrap())
-        .collect();
+    let role = format!("app_{}", uuid::Uuid::new_v4().simple());
+    let examples = examples(&role);
     assert!(examples.len() > 15, "{} examples", examples.len());
     for example in examples {
-        if let Err(refused) = sql.run(example).await {
+        if let Err(refused) = sql.run(&example).await {
             panic!("{example}\n{refused:?}");
         }
     }
+    sql.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await
+        .unwrap();
     let users = sql
         .rows("SELECT status FROM commands WHERE command_type = 'create_user'")
         .await;

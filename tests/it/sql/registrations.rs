@@ -125,7 +125,7 @@ impl Bench {
     async fn all_there_is(&mut self) -> Vec<serde_json::Value> {
         let query = "SELECT relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace \
              UNION ALL SELECT oid::regprocedure::text, 'f' FROM pg_proc WHERE pronamespace = 'public'::regnamespace \
-             UNION ALL SELECT rolname, 'u' FROM pg_roles WHERE rolname !~ '^nobody_' ORDER BY 1, 2";
+             UNION ALL SELECT rolname, 'u' FROM pg_roles WHERE rolname !~ '^(nobody|app)_' ORDER BY 1, 2";
         self.sql.rows(query).await
     }
 }

@@ -14,7 +14,7 @@ use sea_orm::{
 use crate::{config, store::OpenError};
 
 /// How long a statement waits for another program that has the file locked (a backup, say).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of the file a connection keeps in memory, in KiB as a negative number.
 pub(super) const WRITER_CACHE_SIZE: &str = "-16000";

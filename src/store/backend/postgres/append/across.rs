@@ -62,7 +62,7 @@ pub(in super::super) async fn begin_waiting(
     begun.map_err(not_begun)
 }
 
-/// Rounded up: a time-out of nothing would be none.
+/// With one millisecond more, for what is cut off: it does not end early, and a time-out of nothing would be none.
 fn wait_for_locks(wait: Duration) -> String {
     let wait = wait + Duration::from_millis(1);
     format!("SET LOCAL lock_timeout = '{}'", milliseconds(wait))
